@@ -1,0 +1,322 @@
+//! Every metric family of the program, in one file; rooms receive the piece they need.
+//!
+//! Invariants: names and labels are public API (a test pins them); label values are words of this program or names from
+//! the configuration, never paths, users or ids; every series exists at zero from the start, but for those of
+//! `requests_total` and `request_duration_seconds`, of which the common ones do.
+//! Units: seconds and bytes; instants are seconds since 1970; counters end in `_total`.
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, core::Collector,
+};
+
+use crate::{
+    config::OrgName,
+    token::{REASONS, StateWord},
+};
+
+/// What every family's name begins with.
+pub const PREFIX: &str = "sf_token_proxy";
+
+/// Time spans of whole calls; contains the thresholds that alerts use.
+const CALL_SECONDS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0,
+];
+/// The proxy's own share of a call.
+const OVERHEAD_SECONDS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
+];
+const LOGIN_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// The registry and the families that [`crate::proxy`] and [`crate::app`] label by themselves.
+#[derive(Clone)]
+pub struct Metrics {
+    pub registry: Registry,
+    pub requests: IntCounterVec,
+    pub request_duration: HistogramVec,
+    pub overhead: HistogramVec,
+    pub requests_in_flight: IntGaugeVec,
+    pub retries: IntCounterVec,
+    pub rejections: IntCounterVec,
+    pub replay_bytes: IntGauge,
+    pub replay_skipped: IntCounterVec,
+    pub api_requests_used: GaugeVec,
+    pub api_requests_limit: GaugeVec,
+    pub upstream_connections: IntGaugeVec,
+    pub guard_refusals: IntCounterVec,
+    token: TokenFamilies,
+}
+
+#[derive(Clone)]
+struct TokenFamilies {
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    expiry: GaugeVec,
+    minted: GaugeVec,
+    state: IntGaugeVec,
+    waiters: IntGaugeVec,
+    budget: GaugeVec,
+    overdue: IntGaugeVec,
+    lifetime: GaugeVec,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let r = Registry::new();
+        let metrics = Self {
+            requests: counters(
+                &r,
+                "requests_total",
+                "Calls answered, by org, API family, method, status and who is answerable for the outcome.",
+                &["org", "surface", "method", "code", "outcome"],
+            ),
+            request_duration: histograms(
+                &r,
+                "request_duration_seconds",
+                "Whole calls, from the request head to the last byte of the answer.",
+                CALL_SECONDS,
+                &["org", "surface"],
+            ),
+            overhead: histograms(
+                &r,
+                "overhead_seconds",
+                "The proxy's own share of a call: not the org's, not waiting for a token.",
+                OVERHEAD_SECONDS,
+                &["org"],
+            ),
+            requests_in_flight: gauges(
+                &r,
+                "requests_in_flight",
+                "Calls being answered now.",
+                &["org"],
+            ),
+            retries: counters(
+                &r,
+                "retries_total",
+                "Calls repeated, and what the repeat brought.",
+                &["org", "surface", "result"],
+            ),
+            rejections: counters(
+                &r,
+                "token_rejections_total",
+                "Answers of the org that said the token is no good.",
+                &["org", "surface", "reason"],
+            ),
+            replay_bytes: register(
+                &r,
+                IntGauge::with_opts(opts(
+                    "replay_bytes",
+                    "Request body bytes kept for a repeat now.",
+                )),
+            ),
+            replay_skipped: counters(
+                &r,
+                "replay_skipped_total",
+                "Refused calls that could not be repeated, by cause.",
+                &["reason"],
+            ),
+            api_requests_used: float_gauges(
+                &r,
+                "org_api_requests_used",
+                "API calls of the last 24 hours, as the org's Sforce-Limit-Info says.",
+                &["org"],
+            ),
+            api_requests_limit: float_gauges(
+                &r,
+                "org_api_requests_limit",
+                "API calls allowed in 24 hours, as the org's Sforce-Limit-Info says.",
+                &["org"],
+            ),
+            upstream_connections: gauges(
+                &r,
+                "upstream_connections",
+                "Open connections to the org, by what they do.",
+                &["org", "state"],
+            ),
+            guard_refusals: counters(
+                &r,
+                "guard_refusals_total",
+                "Calls refused before a token was near them, by cause.",
+                &["reason"],
+            ),
+            token: TokenFamilies {
+                requests: counters(
+                    &r,
+                    "token_requests_total",
+                    "Logins tried, by grant and result; reason says why one failed.",
+                    &["org", "grant", "result", "reason"],
+                ),
+                duration: histograms(
+                    &r,
+                    "token_request_duration_seconds",
+                    "Conversations with the login host.",
+                    LOGIN_SECONDS,
+                    &["org"],
+                ),
+                expiry: float_gauges(
+                    &r,
+                    "token_expiry_timestamp_seconds",
+                    "When the current token is known or assumed to expire; 0 without a token.",
+                    &["org"],
+                ),
+                minted: float_gauges(
+                    &r,
+                    "token_minted_timestamp_seconds",
+                    "When the current token was minted; 0 without a token.",
+                    &["org"],
+                ),
+                state: gauges(
+                    &r,
+                    "token_state",
+                    "1 for the state that the org's token is in, 0 for the others.",
+                    &["org", "state"],
+                ),
+                waiters: gauges(
+                    &r,
+                    "token_waiters",
+                    "Calls waiting for a token now.",
+                    &["org"],
+                ),
+                budget: float_gauges(
+                    &r,
+                    "login_budget_remaining",
+                    "Logins that the budget allows now.",
+                    &["org"],
+                ),
+                overdue: gauges(
+                    &r,
+                    "token_past_expiry",
+                    "1 while a token is used past its known or assumed expiry, because no renewal succeeded and the org still takes it.",
+                    &["org"],
+                ),
+                lifetime: float_gauges(
+                    &r,
+                    "token_assumed_lifetime_seconds",
+                    "The life assumed of a token now: the setting, or less when the org refused one earlier.",
+                    &["org"],
+                ),
+            },
+            registry: r,
+        };
+        let build = gauges(
+            &metrics.registry,
+            "build_info",
+            "1, labelled with the version.",
+            &["version"],
+        );
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        #[cfg(target_os = "linux")]
+        if let Err(e) = metrics.registry.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        )) {
+            tracing::warn!(error = %e, "no process metrics");
+        }
+        metrics
+    }
+
+    /// The piece of one org's keeper, every series at zero. `grant` is the grant's word.
+    pub fn token(&self, org: &OrgName, grant: &str) -> TokenMetrics {
+        let org = org.as_str();
+        let t = &self.token;
+        for reason in REASONS {
+            t.requests.with_label_values(&[org, grant, "error", reason]);
+        }
+        TokenMetrics {
+            granted: t.requests.with_label_values(&[org, grant, "ok", "none"]),
+            requests: t.requests.clone(),
+            duration: t.duration.with_label_values(&[org]),
+            expiry: t.expiry.with_label_values(&[org]),
+            minted: t.minted.with_label_values(&[org]),
+            states: StateWord::ALL
+                .map(|word| (word, t.state.with_label_values(&[org, word.as_str()]))),
+            waiters: t.waiters.with_label_values(&[org]),
+            budget: t.budget.with_label_values(&[org]),
+            past_expiry: t.overdue.with_label_values(&[org]),
+            assumed_lifetime: t.lifetime.with_label_values(&[org]),
+            org: org.to_owned(),
+            grant: grant.to_owned(),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What one org's keeper counts.
+#[derive(Clone)]
+pub struct TokenMetrics {
+    org: String,
+    grant: String,
+    requests: IntCounterVec,
+    granted: IntCounter,
+    pub duration: Histogram,
+    pub expiry: Gauge,
+    pub minted: Gauge,
+    states: [(StateWord, IntGauge); StateWord::ALL.len()],
+    pub waiters: IntGauge,
+    pub budget: Gauge,
+    pub past_expiry: IntGauge,
+    pub assumed_lifetime: Gauge,
+}
+
+impl TokenMetrics {
+    /// One login succeeded.
+    pub fn granted(&self) {
+        self.granted.inc();
+    }
+
+    /// One login failed; `reason` is one of [`REASONS`].
+    pub fn failed(&self, reason: &'static str) {
+        self.requests
+            .with_label_values(&[self.org.as_str(), self.grant.as_str(), "error", reason])
+            .inc();
+    }
+
+    /// The org's token is in this state now.
+    pub fn state(&self, now: StateWord) {
+        for (word, gauge) in &self.states {
+            gauge.set(i64::from(*word == now));
+        }
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("{PREFIX}_{name}"), help)
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> C {
+    let collector = collector.expect("metric names and labels must be valid");
+    registry
+        .register(Box::new(collector.clone()))
+        .expect("metric names must be unique");
+    collector
+}
+
+fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(r, IntCounterVec::new(opts(name, help), labels))
+}
+
+fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(r, IntGaugeVec::new(opts(name, help), labels))
+}
+
+fn float_gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    register(r, GaugeVec::new(opts(name, help), labels))
+}
+
+fn histograms(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+    labels: &[&str],
+) -> HistogramVec {
+    let opts = HistogramOpts::new(format!("{PREFIX}_{name}"), help).buckets(buckets.to_vec());
+    register(r, HistogramVec::new(opts, labels))
+}

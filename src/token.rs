@@ -1,0 +1,236 @@
+//! How a token is minted, kept, renewed and refused.
+//!
+//! `token/keeper.rs` is the one task that keeps an org's token; callers hold a [`Tokens`] handle, read from it, and
+//! report refusals to it. The exchange with the login host always runs on the keeper's task, never on a caller's.
+//!
+//! Invariants: one exchange in flight per org; generations only grow; a token that still works is never withdrawn
+//! because a clock or a renewal said so; a token that the org refused is not handed out until the login host has
+//! vouched for it anew (be it the same string).
+//! Units: `Duration`; wall time only in [`Expiry`] and metrics.
+//! Source: `design.md` §5; RFC 6749 §5; RFC 7523 §2.1.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderValue, uri::Authority};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::OrgName;
+
+/// Numbers the tokens of one org in the order they were minted, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u64);
+
+/// When a token ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// The token or the login host said so.
+    Known(SystemTime),
+    /// Nobody said; this is minted + assumed lifetime.
+    Assumed(SystemTime),
+}
+
+impl Expiry {
+    pub fn at(self) -> SystemTime {
+        match self {
+            Self::Known(at) | Self::Assumed(at) => at,
+        }
+    }
+}
+
+/// One access token and where it may go. `Debug` and `Display` never show it.
+pub struct Token {
+    pub generation: Generation,
+    /// `Bearer …`, marked sensitive; cloning it copies no bytes.
+    pub authorization: HeaderValue,
+    /// The host that calls with this token go to.
+    pub instance: Arc<Instance>,
+    pub expiry: Expiry,
+    pub minted_at: SystemTime,
+    /// For ages.
+    pub minted: tokio::time::Instant,
+    secret: SecretString,
+}
+
+/// A token that cannot travel in a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the access token has characters that no header may carry")]
+pub struct TokenNotAHeader;
+
+impl Token {
+    pub fn new(
+        generation: Generation,
+        secret: SecretString,
+        instance: Arc<Instance>,
+        expiry: Expiry,
+        minted_at: SystemTime,
+        minted: tokio::time::Instant,
+    ) -> Result<Self, TokenNotAHeader> {
+        let mut authorization = HeaderValue::try_from(format!("Bearer {}", secret.expose_secret()))
+            .map_err(|_| TokenNotAHeader)?;
+        authorization.set_sensitive(true);
+        Ok(Self {
+            generation,
+            authorization,
+            instance,
+            expiry,
+            minted_at,
+            minted,
+            secret,
+        })
+    }
+
+    pub fn secret(&self) -> &SecretString {
+        &self.secret
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("generation", &self.generation.0)
+            .field("instance", &self.instance)
+            .field("expiry", &self.expiry)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The origin that calls go to, ready for use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    pub tls: bool,
+    /// Host and, where it is not the scheme's default, port; lower case.
+    pub authority: Authority,
+    /// The same as a `Host` header.
+    pub host_header: HeaderValue,
+    /// Without port and without the brackets of an IPv6 address.
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InstanceError {
+    #[error("is not a URL")]
+    NotAUrl,
+    #[error("must begin with https:// (http:// only to a loopback address)")]
+    NotHttps,
+    #[error("has no host")]
+    NoHost,
+    #[error("carries a user name or password")]
+    Credentials,
+}
+
+impl Instance {
+    /// From an `instance_url` as Salesforce gives it: a trailing slash and mixed case are normalised, a path dropped,
+    /// a missing scheme read as https. Plain http is taken for loopback hosts only.
+    pub fn parse(instance_url: &str) -> Result<Self, InstanceError> {
+        let text = instance_url.trim();
+        let with_scheme;
+        let text = if text.contains("://") {
+            text
+        } else {
+            with_scheme = format!("https://{text}");
+            &with_scheme
+        };
+        Self::from_url(&url::Url::parse(text).map_err(|_| InstanceError::NotAUrl)?)
+    }
+
+    pub fn from_url(url: &url::Url) -> Result<Self, InstanceError> {
+        let host = url.host().ok_or(InstanceError::NoHost)?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InstanceError::Credentials);
+        }
+        let tls = match url.scheme() {
+            "https" => true,
+            "http" if is_loopback(&host) => false,
+            "http" => return Err(InstanceError::NotHttps),
+            _ => return Err(InstanceError::NotHttps),
+        };
+        let port = url.port_or_known_default().ok_or(InstanceError::NoHost)?;
+        let authority = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_string(),
+        };
+        Ok(Self {
+            tls,
+            host_header: HeaderValue::try_from(authority.as_str())
+                .map_err(|_| InstanceError::NotAUrl)?,
+            authority: Authority::try_from(authority).map_err(|_| InstanceError::NotAUrl)?,
+            host: match host {
+                url::Host::Domain(name) => name.to_owned(),
+                url::Host::Ipv4(ip) => ip.to_string(),
+                url::Host::Ipv6(ip) => ip.to_string(),
+            },
+            port,
+        })
+    }
+}
+
+/// Whether a host is this machine's own: `localhost`, `*.localhost`, 127.0.0.0/8, ::1.
+pub fn is_loopback(host: &url::Host<&str>) -> bool {
+    match host {
+        url::Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
+        url::Host::Ipv4(ip) => ip.is_loopback(),
+        url::Host::Ipv6(ip) => {
+            ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback())
+        }
+    }
+}
+
+/// The state of an org's token, alike in metrics, logs and errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateWord {
+    /// No token yet, and nothing known against getting one.
+    Starting,
+    /// A token is in use.
+    Live,
+    /// A token is in use, but its renewal fails.
+    LiveRenewalFailing,
+    /// No token to use; a renewal is under way or will be tried soon.
+    Renewing,
+    /// No token to use, and getting one fails for a reason that may pass by itself.
+    Failing,
+    /// No token to use, and the login host refuses until somebody acts.
+    Refused,
+}
+
+impl StateWord {
+    pub const ALL: [Self; 6] = [
+        Self::Starting,
+        Self::Live,
+        Self::LiveRenewalFailing,
+        Self::Renewing,
+        Self::Failing,
+        Self::Refused,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Live => "live",
+            Self::LiveRenewalFailing => "live_renewal_failing",
+            Self::Renewing => "renewing",
+            Self::Failing => "failing",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Why a login failed: the words used alike in metrics, logs, errors and probes.
+pub const REASONS: &[&str] = &["unknown"];
+
+/// Why a caller gets no token. `Display` is fit for the app's developer and the operator; it shows no secret.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("org {org}: {message}")]
+pub struct TokenError {
+    pub org: OrgName,
+    /// One of [`REASONS`], or `too_many_waiters`, `timed_out`, `stopping`.
+    pub reason: &'static str,
+    /// What happened, in Salesforce's words where there are some, and what to do.
+    pub message: String,
+    /// When asking again may help.
+    pub retry_after: Duration,
+}

@@ -23,10 +23,16 @@
 //!
 //! `CONTRIBUTING.md` tells the life of a request and the life of a token.
 
+pub mod admin;
+pub mod app;
 pub mod clock;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod metrics;
+pub mod proxy;
+pub mod ready;
+pub mod server;
+pub mod shutdown;
 pub mod tls;
 pub mod token;

@@ -109,6 +109,8 @@ pub struct Instance {
     /// Without port and without the brackets of an IPv6 address.
     pub host: String,
     pub port: u16,
+    /// This machine's own; no egress proxy leads there.
+    pub loopback: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -146,7 +148,6 @@ impl Instance {
         let tls = match url.scheme() {
             "https" => true,
             "http" if is_loopback(&host) => false,
-            "http" => return Err(InstanceError::NotHttps),
             _ => return Err(InstanceError::NotHttps),
         };
         let port = url.port_or_known_default().ok_or(InstanceError::NoHost)?;
@@ -159,12 +160,13 @@ impl Instance {
             host_header: HeaderValue::try_from(authority.as_str())
                 .map_err(|_| InstanceError::NotAUrl)?,
             authority: Authority::try_from(authority).map_err(|_| InstanceError::NotAUrl)?,
-            host: match host {
-                url::Host::Domain(name) => name.to_owned(),
+            host: match &host {
+                url::Host::Domain(name) => (*name).to_owned(),
                 url::Host::Ipv4(ip) => ip.to_string(),
                 url::Host::Ipv6(ip) => ip.to_string(),
             },
             port,
+            loopback: is_loopback(&host),
         })
     }
 }

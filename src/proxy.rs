@@ -1,0 +1,29 @@
+//! What happens to one call. Read [`handle`] first.
+//!
+//! | File | Answers | |
+//! |---|---|---|
+//! | [`handle`] | the story of a call, from guard to response | |
+//! | [`guard`] | may this call pass? | pure |
+//! | [`surface`] | which API family is this path? | pure |
+//! | [`headers`] | what is changed in request and response headers? | pure |
+//! | [`body`] | how are bodies streamed, and kept for a repeat? | |
+//! | [`upstream`] | how are connections to the org made and reused? | |
+//! | [`verdict`] | what does the org's answer say of the token? | pure |
+//! | [`probe`] | is a token alive, when an answer leaves it open? | |
+//! | [`limit_info`] | what does `Sforce-Limit-Info` say? | pure |
+//! | [`error`] | what do our own errors look like? | pure |
+//! | [`record`] | what is counted and logged of a call? | |
+
+pub mod body;
+pub mod error;
+pub mod guard;
+pub mod handle;
+pub mod headers;
+pub mod limit_info;
+pub mod probe;
+pub mod record;
+pub mod surface;
+pub mod upstream;
+pub mod verdict;
+
+pub use self::handle::{Door, Proxy};

@@ -1,0 +1,356 @@
+//! The story of a call. Read this first.
+//!
+//! Guard, token, org, verdict, answer. When the org refuses the token: one forced renewal, whoever noticed first, and
+//! one repeat. A repeat that is refused too is passed on as it came, unless the renewed token is known to have worked
+//! and has died since (somebody revokes faster than we repeat): then, and only then, the story goes on.
+//!
+//! Owns: nothing but references. Invariants: a call is sent at most [`MOST_SENDS`] times for its token's sake; what the
+//! caller sent is never changed between attempts but for host and credential.
+//! Cancel safety: a caller that goes away drops its future; the login it may have waited for goes on.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, uri::PathAndQuery};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::{
+    body::{Store, Upload},
+    error::{CallError, not_repeated_status},
+    guard::Rules,
+    headers,
+    probe::{Finding, Prober},
+    record::{Calls, Outcome, Record, Repeat},
+    surface::Surface,
+    upstream::{Answer, Head, InBody, InBodyError, Upstream},
+    verdict::{INSPECT_BYTES, Verdict, needs_body, verdict},
+};
+use crate::token::{Token, TokenError, Tokens};
+
+/// The first attempt, the repeat, and two more for a token that is revoked again while we repeat.
+const MOST_SENDS: u32 = 4;
+/// An upload that cannot be repeated goes out only with a token that was seen working within this time.
+const SURE_FOR: Duration = Duration::from_secs(60);
+/// For the rest of an error answer's body.
+const INSPECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// One org's calls.
+pub struct Proxy {
+    tokens: Tokens,
+    upstream: Arc<Upstream>,
+    calls: Arc<Calls>,
+    store: Store,
+    body_idle: Duration,
+    prober: Prober,
+}
+
+/// A listener's way in: its rules, and the proxy behind them.
+pub struct Door {
+    pub rules: Rules,
+    /// The listener speaks http.
+    pub plain: bool,
+    pub proxy: Arc<Proxy>,
+}
+
+/// What stays the same over the attempts of a call.
+struct Call {
+    surface: Surface,
+    head: Head,
+    upload: Upload,
+}
+
+impl Door {
+    /// Answers one call; every failure is an answer.
+    pub async fn handle(&self, request: Request<Incoming>) -> Response<OutgoingBody> {
+        let mut record = Record::start(&self.proxy.calls, request.method());
+        match self.answer(request, &mut record).await {
+            Ok(response) => {
+                record.answered(response.status());
+                let outcome = Outcome::of_status(response.status());
+                response.map(|body| OutgoingBody::org(body, record, outcome))
+            }
+            Err(error) => {
+                let response = error.response();
+                tracing::debug!(error = %error, status = response.status().as_u16(), "answered ourselves");
+                record.answered(response.status());
+                let outcome = error.outcome();
+                response.map(|body| OutgoingBody::own(body, record, outcome))
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, record: &mut Record) -> Result<Response<InBody>, CallError> {
+        let proxy = &*self.proxy;
+        let (mut parts, body) = request.into_parts();
+        let surface = self.rules.check(&parts).map_err(|refusal| {
+            proxy.calls.guard_refused(refusal);
+            CallError::Guard(refusal)
+        })?;
+        record.surface(surface);
+        headers::strip_request(&mut parts.headers);
+        let call = Call {
+            surface,
+            upload: Upload::new(body, &proxy.store, proxy.body_idle),
+            head: Head {
+                method: parts.method,
+                target: parts
+                    .uri
+                    .into_parts()
+                    .path_and_query
+                    .unwrap_or_else(|| PathAndQuery::from_static("/")),
+                headers: parts.headers,
+            },
+        };
+        let (answer, token) = proxy.call(&call, record).await?;
+        let mut response = answer.response;
+        if response.status().is_success() {
+            proxy.tokens.worked(token.generation);
+        }
+        proxy.calls.see_limits(response.headers());
+        headers::from_org(response.headers_mut(), &token.instance, self.plain);
+        Ok(response)
+    }
+}
+
+impl Proxy {
+    pub fn new(
+        tokens: Tokens,
+        upstream: Arc<Upstream>,
+        calls: Arc<Calls>,
+        store: Store,
+        body_idle: Duration,
+    ) -> Self {
+        Self {
+            tokens,
+            upstream,
+            calls,
+            store,
+            body_idle,
+            prober: Prober::default(),
+        }
+    }
+
+    /// Sends the call, again if the token was refused, and returns the answer to pass on with the token it came for.
+    async fn call(&self, call: &Call, record: &mut Record) -> Result<(Answer, Arc<Token>), CallError> {
+        let mut token = match self.tokens.current() {
+            Some(token) => token,
+            None => waiting(record, Box::pin(self.tokens.get())).await?,
+        };
+        if call.upload.not_kept().is_some() {
+            token = waiting(record, Box::pin(self.sure(token))).await?;
+        }
+        let (answer, verdict) = self.send(call, &token, record).await?;
+        match verdict {
+            Verdict::Pass => Ok((answer, token)),
+            // Boxed, so that the many calls that never come here carry nothing of it.
+            Verdict::Refused(reason) => Box::pin(self.refused(call, token, answer, reason, record)).await,
+        }
+    }
+
+    /// One attempt and what it says of the token.
+    async fn send(&self, call: &Call, token: &Token, record: &mut Record) -> Result<(Answer, Verdict), CallError> {
+        let sent = waiting(record, self.upstream.send(token, &call.head, &call.upload)).await;
+        let mut answer = match sent {
+            Ok(answer) => answer,
+            // When the caller's side failed, that is the reason, not the connection that it broke.
+            Err(error) => return Err(call.upload.failure().map_or(error.into(), CallError::Upload)),
+        };
+        if answer.reconnected {
+            self.calls.repeated(call.surface, Repeat::Reconnected);
+        }
+        if !needs_body(call.surface, answer.response.status()) {
+            return Ok((answer, Verdict::Pass));
+        }
+        let body = answer.response.body_mut();
+        let seen = waiting(record, Box::pin(body.look_ahead(INSPECT_BYTES, INSPECT_PATIENCE))).await;
+        let response = &answer.response;
+        let verdict = verdict(
+            call.surface,
+            &call.head.method,
+            response.status(),
+            response.headers(),
+            &seen,
+        );
+        Ok((answer, verdict))
+    }
+
+    /// The org refused `refused`: renews and repeats, or passes its answer on.
+    async fn refused(
+        &self,
+        call: &Call,
+        mut refused: Arc<Token>,
+        mut answer: Answer,
+        mut reason: &'static str,
+        record: &mut Record,
+    ) -> Result<(Answer, Arc<Token>), CallError> {
+        for sends in 1..=MOST_SENDS {
+            self.calls.rejected(call.surface, reason);
+            tracing::debug!(org = %self.tokens.org(), generation = refused.generation.0, reason, sends, "token refused");
+            if let Some(why) = call.upload.not_kept() {
+                self.tokens.reject(refused.generation);
+                self.calls.not_repeatable(why);
+                tell_not_repeated(&mut answer, why.as_str());
+                return Ok((answer, refused));
+            }
+            let next = if sends == 1 {
+                Some(waiting(record, self.tokens.renewed(refused.generation)).await)
+            } else if sends < MOST_SENDS {
+                waiting(record, self.after_a_second_refusal(&refused)).await
+            } else {
+                None
+            };
+            let next = match next {
+                Some(Ok(next)) => next,
+                Some(Err(error)) => {
+                    self.calls.repeated(call.surface, Repeat::NoToken);
+                    return Err(error.into());
+                }
+                None => {
+                    self.calls.repeated(call.surface, Repeat::RefusedAgain);
+                    self.tokens.did_not_help(refused.generation);
+                    break;
+                }
+            };
+            // The refusal is not passed on; its connection is free for the repeat.
+            drop(answer);
+            let (repeated, verdict) = self.send(call, &next, record).await?;
+            answer = repeated;
+            refused = next;
+            match verdict {
+                Verdict::Pass => {
+                    self.calls.repeated(call.surface, Repeat::Accepted);
+                    break;
+                }
+                Verdict::Refused(again) => reason = again,
+            }
+        }
+        Ok((answer, refused))
+    }
+
+    /// A renewed token was refused too. `None`: pass that on. A token that nobody has seen working ends the story (an
+    /// org that refuses everything costs one repeat a call); one that has worked may have died since.
+    async fn after_a_second_refusal(&self, refused: &Token) -> Option<Result<Arc<Token>, TokenError>> {
+        self.tokens.seen_working(refused.generation)?;
+        if let Some(newer) = self.tokens.current()
+            && newer.generation > refused.generation
+        {
+            return Some(Ok(newer));
+        }
+        match self.prober.ask(&self.upstream, refused).await {
+            Finding::Dead => Some(self.tokens.renewed_dead(refused.generation).await),
+            Finding::Alive | Finding::Unknown => None,
+        }
+    }
+
+    /// A token that was seen working lately, for a call that cannot be repeated.
+    async fn sure(&self, token: Arc<Token>) -> Result<Arc<Token>, TokenError> {
+        let seen = self.tokens.seen_working(token.generation);
+        if seen.is_some_and(|ago| ago < SURE_FOR) {
+            return Ok(token);
+        }
+        match self.prober.ask(&self.upstream, &token).await {
+            Finding::Alive => {
+                self.tokens.worked(token.generation);
+                Ok(token)
+            }
+            Finding::Unknown => Ok(token),
+            Finding::Dead => self.tokens.renewed(token.generation).await,
+        }
+    }
+}
+
+/// Awaits what is not our own time.
+async fn waiting<F: Future>(record: &mut Record, future: F) -> F::Output {
+    let started = Instant::now();
+    let output = future.await;
+    record.waited(started.elapsed());
+    output
+}
+
+fn tell_not_repeated(answer: &mut Answer, why: &str) {
+    let status: HeaderValue = not_repeated_status(why);
+    answer.response.headers_mut().append("proxy-status", status);
+}
+
+/// What goes to the caller: the org's body as it comes, or our own; counted when it ends or is dropped.
+pub struct OutgoingBody {
+    kind: Kind,
+    record: Record,
+    outcome: Outcome,
+}
+
+enum Kind {
+    Org(InBody),
+    Own(Option<Bytes>),
+}
+
+impl OutgoingBody {
+    fn org(body: InBody, record: Record, outcome: Outcome) -> Self {
+        Self {
+            kind: Kind::Org(body),
+            record,
+            outcome,
+        }
+    }
+
+    fn own(body: Bytes, record: Record, outcome: Outcome) -> Self {
+        Self {
+            kind: Kind::Own(Some(body)),
+            record,
+            outcome,
+        }
+    }
+}
+
+impl Body for OutgoingBody {
+    type Data = Bytes;
+    type Error = InBodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
+        let this = &mut *self;
+        let frame = match &mut this.kind {
+            Kind::Org(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Kind::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+        };
+        match &frame {
+            Some(Ok(frame)) => this.record.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Some(Err(InBodyError::Stalled)) => this.outcome = Outcome::Timeout,
+            Some(Err(InBodyError::Broke(_))) => this.outcome = Outcome::UpstreamError,
+            None => {}
+        }
+        if frame.as_ref().is_none_or(Result::is_err) {
+            this.record.finished(this.outcome);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Org(body) => body.is_end_stream(),
+            Kind::Own(bytes) => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Org(body) => body.size_hint(),
+            Kind::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
+    }
+}
+
+impl Drop for OutgoingBody {
+    fn drop(&mut self) {
+        // A body that has ended is not asked again by the server, nor is one without bytes; and ours cannot break off.
+        if matches!(self.kind, Kind::Own(_)) || self.is_end_stream() {
+            self.record.finished(self.outcome);
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What is counted and logged of a call.
+//!
+//! Owns: a [`Record`] per call, which counts when it is dropped, so that every way out counts: answered, failed,
+//! or the caller gone. Invariants: no path, query, header value or user in a metric or a log line.
+//! Units: seconds in metrics, milliseconds in logs.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{HeaderMap, Method, StatusCode};
+use prometheus::{Histogram, IntCounter, IntGauge};
+use tokio::time::Instant;
+
+use super::{
+    body::NotKept,
+    guard::Refusal,
+    limit_info::{ApiUsage, api_usage},
+    surface::Surface,
+    verdict::REJECTION_REASONS,
+};
+use crate::{config::OrgName, metrics::Metrics};
+
+/// Who is answerable for how a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The org's answer, 1xx to 3xx.
+    Ok,
+    /// The org's 4xx, or the guard's.
+    ClientError,
+    /// The org's 5xx, or it broke off.
+    UpstreamError,
+    /// We had no token to send.
+    TokenError,
+    /// Our own fault.
+    ProxyError,
+    Timeout,
+    /// The caller went away.
+    Cancelled,
+}
+
+impl Outcome {
+    pub const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::ClientError,
+        Self::UpstreamError,
+        Self::TokenError,
+        Self::ProxyError,
+        Self::Timeout,
+        Self::Cancelled,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ClientError => "client_error",
+            Self::UpstreamError => "upstream_error",
+            Self::TokenError => "token_error",
+            Self::ProxyError => "proxy_error",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn of_status(status: StatusCode) -> Self {
+        match status.as_u16() {
+            400..=499 => Self::ClientError,
+            500..=599 => Self::UpstreamError,
+            _ => Self::Ok,
+        }
+    }
+}
+
+/// What a repeat of a call brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// The org took the repeat.
+    Accepted,
+    /// It refused the renewed token too.
+    RefusedAgain,
+    /// No token came; the caller got our 503.
+    NoToken,
+    /// The connection was dead before the call was processed; sent again on another.
+    Reconnected,
+}
+
+impl Repeat {
+    pub const ALL: [Self; 4] = [Self::Accepted, Self::RefusedAgain, Self::NoToken, Self::Reconnected];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::RefusedAgain => "refused_again",
+            Self::NoToken => "no_token",
+            Self::Reconnected => "reconnected",
+        }
+    }
+}
+
+/// The methods that are label values; all others are `OTHER`.
+const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "OTHER"];
+
+fn method_word(method: &Method) -> &'static str {
+    METHODS
+        .into_iter()
+        .find(|word| *word == method.as_str())
+        .unwrap_or("OTHER")
+}
+
+type Key = (Option<Surface>, &'static str, u16, Outcome);
+
+/// The metrics of one org's calls, resolved once.
+pub struct Calls {
+    org: OrgName,
+    metrics: Metrics,
+    /// Series of `requests_total` that have been used.
+    requests: Mutex<HashMap<Key, IntCounter>>,
+    durations: HashMap<Surface, Histogram>,
+    overhead: Histogram,
+    in_flight: IntGauge,
+    api_used: prometheus::Gauge,
+    api_limit: prometheus::Gauge,
+    /// The last `Sforce-Limit-Info`; most calls repeat it.
+    last_usage: Mutex<Option<ApiUsage>>,
+    log: bool,
+}
+
+impl Calls {
+    /// Every series that can be named in advance exists from here on, at zero.
+    pub fn new(org: OrgName, metrics: &Metrics, log: bool) -> Arc<Self> {
+        let name = org.as_str();
+        for surface in Surface::ALL {
+            for repeat in Repeat::ALL {
+                metrics
+                    .retries
+                    .with_label_values(&[name, surface.as_str(), repeat.as_str()]);
+            }
+            for reason in REJECTION_REASONS {
+                metrics.rejections.with_label_values(&[name, surface.as_str(), reason]);
+            }
+        }
+        for why in NotKept::ALL {
+            metrics.replay_skipped.with_label_values(&[why.as_str()]);
+        }
+        for refusal in Refusal::ALL {
+            metrics.guard_refusals.with_label_values(&[refusal.as_str()]);
+        }
+        let calls = Self {
+            requests: Mutex::default(),
+            durations: Surface::ALL
+                .map(|surface| {
+                    let labels = [name, surface.as_str()];
+                    (surface, metrics.request_duration.with_label_values(&labels))
+                })
+                .into(),
+            overhead: metrics.overhead.with_label_values(&[name]),
+            in_flight: metrics.requests_in_flight.with_label_values(&[name]),
+            api_used: metrics.api_requests_used.with_label_values(&[name]),
+            api_limit: metrics.api_requests_limit.with_label_values(&[name]),
+            last_usage: Mutex::default(),
+            metrics: metrics.clone(),
+            org,
+            log,
+        };
+        for method in ["GET", "POST", "PATCH", "DELETE"] {
+            calls.requests(&(Some(Surface::Rest), method, 200, Outcome::Ok));
+        }
+        for outcome in [Outcome::TokenError, Outcome::ProxyError] {
+            calls.requests(&(Some(Surface::Rest), "GET", 503, outcome));
+        }
+        Arc::new(calls)
+    }
+
+    fn requests(&self, key: &Key) -> IntCounter {
+        let mut known = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .entry(*key)
+            .or_insert_with(|| {
+                let (surface, method, status, outcome) = *key;
+                let code = match status {
+                    0 => "none".to_owned(),
+                    code => code.to_string(),
+                };
+                let surface = surface.map_or("none", Surface::as_str);
+                self.metrics.requests.with_label_values(&[
+                    self.org.as_str(),
+                    surface,
+                    method,
+                    &code,
+                    outcome.as_str(),
+                ])
+            })
+            .clone()
+    }
+
+    pub fn guard_refused(&self, refusal: Refusal) {
+        self.metrics.guard_refusals.with_label_values(&[refusal.as_str()]).inc();
+    }
+
+    pub fn rejected(&self, surface: Surface, reason: &str) {
+        let labels = [self.org.as_str(), surface.as_str(), reason];
+        self.metrics.rejections.with_label_values(&labels).inc();
+    }
+
+    pub fn repeated(&self, surface: Surface, repeat: Repeat) {
+        let labels = [self.org.as_str(), surface.as_str(), repeat.as_str()];
+        self.metrics.retries.with_label_values(&labels).inc();
+    }
+
+    pub fn not_repeatable(&self, why: NotKept) {
+        self.metrics.replay_skipped.with_label_values(&[why.as_str()]).inc();
+    }
+
+    /// Reads the org's API usage from an answer.
+    pub fn see_limits(&self, headers: &HeaderMap) {
+        let usage = headers
+            .get("sforce-limit-info")
+            .and_then(|value| value.to_str().ok())
+            .and_then(api_usage);
+        let Some(usage) = usage else { return };
+        let mut last = self.last_usage.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != Some(usage) {
+            *last = Some(usage);
+            #[expect(clippy::cast_precision_loss, reason = "API counts are far below 2^52")]
+            self.api_used.set(usage.used as f64);
+            #[expect(clippy::cast_precision_loss, reason = "API counts are far below 2^52")]
+            self.api_limit.set(usage.limit as f64);
+        }
+    }
+}
+
+/// One call, from its head to its last byte.
+pub struct Record {
+    calls: Arc<Calls>,
+    method: &'static str,
+    surface: Option<Surface>,
+    status: u16,
+    outcome: Outcome,
+    started: Instant,
+    /// Time that was the org's or the login host's.
+    waited: Duration,
+    /// When the answer's head was ready.
+    answered: Option<Instant>,
+    bytes: u64,
+}
+
+impl Record {
+    pub fn start(calls: &Arc<Calls>, method: &Method) -> Self {
+        calls.in_flight.inc();
+        Self {
+            method: method_word(method),
+            calls: Arc::clone(calls),
+            surface: None,
+            status: 0,
+            // Until somebody says otherwise: dropped on the way.
+            outcome: Outcome::Cancelled,
+            started: Instant::now(),
+            waited: Duration::ZERO,
+            answered: None,
+            bytes: 0,
+        }
+    }
+
+    pub fn surface(&mut self, surface: Surface) {
+        self.surface = Some(surface);
+    }
+
+    /// Adds time that was not ours.
+    pub fn waited(&mut self, time: Duration) {
+        self.waited += time;
+    }
+
+    /// The answer's head is ready. Until [`Record::finished`] the call still counts as cancelled.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+        self.answered = Some(Instant::now());
+    }
+
+    pub fn sent(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    /// The answer's last byte has been handed over, or it broke off.
+    pub fn finished(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let calls = &self.calls;
+        calls.in_flight.dec();
+        let key = (self.surface, self.method, self.status, self.outcome);
+        calls.requests(&key).inc();
+        let duration = self.started.elapsed();
+        if let Some(surface) = self.surface {
+            if let Some(histogram) = calls.durations.get(&surface) {
+                histogram.observe(duration.as_secs_f64());
+            }
+            if let Some(answered) = self.answered {
+                let ours = (answered - self.started).saturating_sub(self.waited);
+                calls.overhead.observe(ours.as_secs_f64());
+            }
+        }
+        if calls.log {
+            tracing::info!(
+                target: "sf_token_proxy::access",
+                org = calls.org.as_str(),
+                method = self.method,
+                surface = self.surface.map_or("none", Surface::as_str),
+                status = self.status,
+                outcome = self.outcome.as_str(),
+                bytes = self.bytes,
+                duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+                "call"
+            );
+        }
+    }
+}

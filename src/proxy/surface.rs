@@ -1,0 +1,139 @@
+//! Which API family a path belongs to, and so where its token goes and how a dead one is told.
+//!
+//! Pure. Invariants: the path is only looked at, never changed: the org receives it byte for byte. A path that a server
+//! might resolve to somewhere else (dot segments, plain or percent-encoded) belongs to no family.
+//! Source: SF §5.1; leading `//`: the `sf` CLI sends it and real orgs take it (`clients.md`).
+
+/// An API family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Surface {
+    /// `/services/data/…`: REST, Tooling, UI, Composite, GraphQL, Connect, Bulk 2.0.
+    Rest,
+    /// `/services/apexrest/…`: code of the org's own, which may answer 401 for reasons of its own.
+    ApexRest,
+    /// `/services/oauth2/userinfo` and `/id/…`.
+    Identity,
+    /// `listeners[].extra_paths`.
+    Extra,
+}
+
+impl Surface {
+    pub const ALL: [Self; 4] = [Self::Rest, Self::ApexRest, Self::Identity, Self::Extra];
+
+    /// The word in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rest => "rest",
+            Self::ApexRest => "apex_rest",
+            Self::Identity => "identity",
+            Self::Extra => "extra",
+        }
+    }
+}
+
+/// Why a path gets no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathRefusal {
+    /// A segment is `.` or `..`, also percent-encoded.
+    DotSegment,
+    NotServed,
+}
+
+/// The family of `path`, which is the request target's path as it was sent.
+pub fn surface(path: &str, extra_paths: &[String]) -> Result<Surface, PathRefusal> {
+    if has_dot_segment(path) {
+        return Err(PathRefusal::DotSegment);
+    }
+    let inner = path.trim_start_matches('/');
+    if !path.starts_with('/') {
+        return Err(PathRefusal::NotServed);
+    }
+    let under = |root: &str| {
+        inner
+            .strip_prefix(root)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if under("services/data") {
+        Ok(Surface::Rest)
+    } else if under("services/apexrest") {
+        Ok(Surface::ApexRest)
+    } else if inner == "services/oauth2/userinfo" || inner.starts_with("id/") {
+        Ok(Surface::Identity)
+    } else if extra_paths.iter().any(|extra| is_under(path, extra)) {
+        Ok(Surface::Extra)
+    } else {
+        Err(PathRefusal::NotServed)
+    }
+}
+
+fn is_under(path: &str, extra: &str) -> bool {
+    if extra.ends_with('/') {
+        path.starts_with(extra)
+    } else {
+        path == extra
+    }
+}
+
+/// Whether a server that decodes before it resolves `..` could leave the family. Looks through `%2e`, `%2f`, `%5c`,
+/// backslashes and `;parameters`.
+fn has_dot_segment(path: &str) -> bool {
+    if !path.contains('.') && !path.contains("%2") {
+        return false;
+    }
+    let decoded = path
+        .replace("%2e", ".")
+        .replace("%2E", ".")
+        .replace("%2f", "/")
+        .replace("%2F", "/")
+        .replace("%5c", "/")
+        .replace("%5C", "/")
+        .replace('\\', "/");
+    decoded
+        .split('/')
+        .map(|segment| segment.split(';').next().unwrap_or(segment))
+        .any(|segment| segment == "." || segment == "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_family_is_found_by_its_path() {
+        let extra = vec!["/b/".to_owned(), "/sink".to_owned()];
+        let table = [
+            ("/services/data", Ok(Surface::Rest)),
+            ("/services/data/", Ok(Surface::Rest)),
+            ("/services/data/v60.0/query", Ok(Surface::Rest)),
+            ("//services/data/v60.0/limits", Ok(Surface::Rest)),
+            ("/services/data/v60.0/sobjects/Account/Ext__c/a|b;c[d]", Ok(Surface::Rest)),
+            ("/services/data/v60.0/sobjects/X/Ext__c/..foo", Ok(Surface::Rest)),
+            ("/services/data/v60.0/sobjects/X/Ext__c/a%2Fb", Ok(Surface::Rest)),
+            ("/services/apexrest/my/class", Ok(Surface::ApexRest)),
+            ("/services/oauth2/userinfo", Ok(Surface::Identity)),
+            ("/id/00Dxx0000001gEREAY/005xx000001Sv6DAAS", Ok(Surface::Identity)),
+            ("/b/1024", Ok(Surface::Extra)),
+            ("/sink", Ok(Surface::Extra)),
+            ("/sink/deeper", Err(PathRefusal::NotServed)),
+            ("/", Err(PathRefusal::NotServed)),
+            ("", Err(PathRefusal::NotServed)),
+            ("*", Err(PathRefusal::NotServed)),
+            ("/services/database", Err(PathRefusal::NotServed)),
+            ("/services/oauth2/singleaccess", Err(PathRefusal::NotServed)),
+            ("/services/oauth2/token", Err(PathRefusal::NotServed)),
+            ("/services/oauth2/userinfo/x", Err(PathRefusal::NotServed)),
+            ("/secur/frontdoor.jsp", Err(PathRefusal::NotServed)),
+            ("//evil.example/services/data", Err(PathRefusal::NotServed)),
+            ("/services/data/../../secur/frontdoor.jsp", Err(PathRefusal::DotSegment)),
+            ("/services/data/%2e%2E/%2e%2e/secur/frontdoor.jsp", Err(PathRefusal::DotSegment)),
+            ("/services/data/..%2f..%2fsecur", Err(PathRefusal::DotSegment)),
+            ("/services/data/..;x=y/secur", Err(PathRefusal::DotSegment)),
+            ("/services/data/..\\..\\secur", Err(PathRefusal::DotSegment)),
+            ("/services/data/%5c..%5csecur", Err(PathRefusal::DotSegment)),
+            ("/services/data/.", Err(PathRefusal::DotSegment)),
+        ];
+        for (path, expected) in table {
+            assert_eq!(surface(path, &extra), expected, "{path}");
+        }
+    }
+}

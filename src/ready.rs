@@ -1,0 +1,128 @@
+//! Started, ready: two questions, answered from what is known, never by asking the org.
+//!
+//! **Started** (`/startupz`): every org has had its first token. A *permanent* refusal holds it back for good, so that a
+//! bad roll-out stops before it replaces good pods; a *passing* fault only for `admin.startup_patience`, so that an outage
+//! of the login host does not block restarts. Once passed it stays passed.
+//! **Ready** (`/readyz`): started and not draining. It does not go back because an org is in trouble: that must not take
+//! the app out of its Service.
+//!
+//! Source: `kubernetes.md` §2, §4.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::token::{Snapshot, StateWord, Tokens};
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Health(Arc<Inner>);
+
+struct Inner {
+    orgs: Vec<Tokens>,
+    patience: Duration,
+    since: Instant,
+    started: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// An answer, and a line an org that says why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub good: bool,
+    pub text: String,
+}
+
+impl Health {
+    pub fn new(orgs: Vec<Tokens>, patience: Duration) -> Self {
+        Self(Arc::new(Inner {
+            orgs,
+            patience,
+            since: Instant::now(),
+            started: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }))
+    }
+
+    pub fn draining(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn startup(&self) -> Report {
+        let inner = &*self.0;
+        let waited = inner.since.elapsed() >= inner.patience;
+        let states: Vec<(String, Snapshot)> = inner
+            .orgs
+            .iter()
+            .map(|tokens| (tokens.org().to_string(), tokens.snapshot()))
+            .collect();
+        let good = inner.started.load(Ordering::Relaxed)
+            || states.iter().all(|(_, snapshot)| lets_start(snapshot.state, waited));
+        if good {
+            inner.started.store(true, Ordering::Relaxed);
+        }
+        Report {
+            good,
+            text: describe(&states),
+        }
+    }
+
+    pub fn ready(&self) -> Report {
+        let mut report = self.startup();
+        if self.0.draining.load(Ordering::Relaxed) {
+            report.good = false;
+            report.text.insert_str(0, "draining\n");
+        }
+        report
+    }
+}
+
+/// Whether an org in this state lets the program count as started; `waited`: the patience is over.
+fn lets_start(state: StateWord, waited: bool) -> bool {
+    match state {
+        StateWord::Live | StateWord::LiveRenewalFailing => true,
+        StateWord::Refused => false,
+        StateWord::Starting | StateWord::Renewing | StateWord::Failing => waited,
+    }
+}
+
+fn describe(states: &[(String, Snapshot)]) -> String {
+    let mut text = String::new();
+    for (org, snapshot) in states {
+        let _ = write!(text, "org {org}: {}", snapshot.state.as_str());
+        if let Some(failure) = &snapshot.failure {
+            let _ = write!(text, " ({failure})");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_passing_fault_is_waited_out() {
+        use StateWord::{Failing, Live, LiveRenewalFailing, Refused, Renewing, Starting};
+        let table = [
+            (Starting, false, true),
+            (Renewing, false, true),
+            (Failing, false, true),
+            (Refused, false, false),
+            (Live, true, true),
+            (LiveRenewalFailing, true, true),
+        ];
+        for (state, at_once, after_patience) in table {
+            assert_eq!(lets_start(state, false), at_once, "{state:?}");
+            assert_eq!(lets_start(state, true), after_patience, "{state:?}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! From a signal to the end of everything.
+//!
+//! First SIGTERM or SIGINT: drain (stop accepting, finish what is in flight, exit 0). Second: exit at once.
+//!
+//! Owns: the two stages, as cancellation tokens that every task listens to.
+//! Invariants: `force` never comes before `drain`.
+
+use std::io;
+
+use tokio_util::sync::CancellationToken;
+
+/// What a task is told when the program ends. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Take nothing new; finish what is in flight.
+    pub drain: CancellationToken,
+    /// Drop everything.
+    pub force: CancellationToken,
+}
+
+impl Stop {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn drain_now(&self) {
+        self.drain.cancel();
+    }
+
+    pub fn force_now(&self) {
+        self.drain.cancel();
+        self.force.cancel();
+    }
+}
+
+/// The operator's signals.
+pub struct Signals {
+    #[cfg(unix)]
+    term: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    int: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Installs the handlers; from here on a signal does not kill the process by itself (as process 1 none would).
+    pub fn install() -> io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(Self {
+                term: signal(SignalKind::terminate())?,
+                int: signal(SignalKind::interrupt())?,
+            })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    /// The next signal's name. Cancel safe.
+    pub async fn next(&mut self) -> &'static str {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+        #[cfg(not(unix))]
+        {
+            // Without a console there is no signal to wait for; then this program is ended from outside.
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            "Ctrl-C"
+        }
+    }
+}

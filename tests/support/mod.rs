@@ -1,0 +1,31 @@
+//! What tests and benches share: an org to script byte by byte, the app in process, a raw client.
+//!
+//! Used by `tests/it` and, by path, by `benches`; not every user needs every part.
+#![allow(dead_code, unused_imports)]
+
+pub mod app;
+pub mod client;
+pub mod raw_org;
+
+pub use self::{
+    app::{Running, settings_for},
+    client::{Reply, call, connect, read_reply},
+    raw_org::{RawOrg, RawRequest, Script},
+};
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Waits for a condition with a bound; the message shows what was seen last.
+pub async fn eventually<T: std::fmt::Debug>(what: &str, mut seen: impl FnMut() -> T, good: impl Fn(&T) -> bool) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let now = seen();
+        if good(&now) {
+            return now;
+        }
+        assert!(Instant::now() < deadline, "{what}: still {now:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

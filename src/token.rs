@@ -24,16 +24,20 @@ pub mod backoff;
 pub mod budget;
 pub mod exchange;
 pub mod grant;
+mod keeper;
 pub mod lifetime;
 pub mod refusal;
+mod tokens;
 
 pub use self::{
     exchange::{Exchange, HttpExchange, Identity, Minted},
+    keeper::{Keeper, keeper},
     refusal::{Class, REASONS, Refusal},
+    tokens::{Snapshot, Tokens},
 };
 
 /// Numbers the tokens of one org in the order they were minted, from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
 
 /// When a token ends.

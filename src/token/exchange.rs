@@ -260,12 +260,12 @@ fn broken(error: reqwest::Error, sent: &Sent) -> Refusal {
     Refusal::of(reason, sent.scrub(&innermost.to_string(), DESCRIPTION_MAX))
 }
 
-/// rustls' errors travel inside `io::Error`, whose `source` skips them.
+/// rustls' errors travel inside `io::Error`, once or twice wrapped, whose `source` skips them.
 fn wraps_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     error
         .downcast_ref::<std::io::Error>()
         .and_then(|e| e.get_ref())
-        .is_some_and(|inner| inner.is::<rustls::Error>() || inner.source().is_some_and(wraps_tls))
+        .is_some_and(|inner| inner.is::<rustls::Error>() || wraps_tls(inner))
 }
 
 /// Seconds; the other form, a date, is not used by Salesforce and not read.

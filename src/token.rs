@@ -20,8 +20,24 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::OrgName;
 
+pub mod backoff;
+pub mod budget;
+pub mod exchange;
+pub mod grant;
+mod keeper;
+pub mod lifetime;
+pub mod refusal;
+mod tokens;
+
+pub use self::{
+    exchange::{Exchange, HttpExchange, Identity, Minted},
+    keeper::{Keeper, keeper},
+    refusal::{Class, REASONS, Refusal},
+    tokens::{Snapshot, Tokens},
+};
+
 /// Numbers the tokens of one org in the order they were minted, from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
 
 /// When a token ends.
@@ -220,9 +236,6 @@ impl StateWord {
         }
     }
 }
-
-/// Why a login failed: the words used alike in metrics, logs, errors and probes.
-pub const REASONS: &[&str] = &["unknown"];
 
 /// Why a caller gets no token. `Display` is fit for the app's developer and the operator; it shows no secret.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -1,0 +1,325 @@
+//! Keeps one org's token fresh.
+//!
+//! Owns: the current token and the only task that talks to the org's login host.
+//! Invariants: one exchange at a time, and none beyond the budget; generations only grow; a token still taken by the org
+//! is never withdrawn, be its renewal failing or its expiry past; one that the org refused is published again only as a
+//! new generation that the login host vouched for (be it the same string).
+//! Units: timers are `Instant`; wall time decides beside them what a suspended machine would miss.
+//! Fails with: nothing; failures are published as state and tried again for ever. Stops at once, also in mid-exchange.
+//! Source: design §5; RFC 6749 §5.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Class, Exchange, Expiry, Generation, Minted, Refusal, StateWord, Token,
+    backoff::Backoff,
+    budget::Bucket,
+    lifetime::{self, Lifetime},
+    tokens::{Published, Shared, Tokens},
+};
+use crate::{
+    clock::{Clock, unix_seconds},
+    config::{Budget, OrgName, TokenSettings},
+    metrics::TokenMetrics,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// The task of one org; see [`Keeper::run`].
+pub struct Keeper<E> {
+    exchange: E,
+    shared: Arc<Shared>,
+    published: watch::Sender<Published>,
+    /// What is published next.
+    now: Published,
+    budget: Bucket,
+    backoff: Backoff,
+    lifetime: Lifetime,
+    next: Instant,
+    /// The same on the wall clock.
+    next_wall: SystemTime,
+    metrics: TokenMetrics,
+    /// The last state in the log.
+    logged: Option<(StateWord, Option<&'static str>)>,
+    scope_warned: bool,
+}
+
+/// A handle for callers and the task that serves them; nothing happens until the task runs.
+pub fn keeper<E: Exchange>(
+    org: OrgName,
+    settings: TokenSettings,
+    budget: Budget,
+    exchange: E,
+    clock: Clock,
+    metrics: TokenMetrics,
+) -> (Tokens, Keeper<E>) {
+    let now = Instant::now();
+    let lifetime = Lifetime::new(settings.lifetime);
+    let next_wall = clock.now();
+    let waiters = metrics.waiters.clone();
+    let shared = Arc::new(Shared::new(org, settings, clock, waiters));
+    let (sender, receiver) = watch::channel(Published::default());
+    let tokens = Tokens::new(Arc::clone(&shared), receiver);
+    let mut keeper = Keeper {
+        exchange,
+        shared,
+        published: sender,
+        now: Published::default(),
+        budget: Bucket::new(budget, now),
+        backoff: Backoff::default(),
+        lifetime,
+        next: now,
+        next_wall,
+        metrics,
+        logged: None,
+        scope_warned: false,
+    };
+    keeper.metrics.state(StateWord::Starting);
+    keeper.measure(now);
+    (tokens, keeper)
+}
+
+impl<E: Exchange> Keeper<E> {
+    /// Mints, publishes, waits until the renewal is due or the org refuses the token; for ever. Returns at once after
+    /// `stop`; then waiting callers are told, and the last token stays readable.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // May be dropped anywhere: waiting keeps its state in `self`, which ends here, and an exchange of every
+                // grant of this version may be abandoned (SF §1.5).
+                () = self.turn() => {}
+            }
+        }
+    }
+
+    async fn turn(&mut self) {
+        self.until_due().await;
+        self.attempt().await;
+    }
+
+    async fn until_due(&mut self) {
+        loop {
+            self.notice_rejection();
+            let now = Instant::now();
+            self.measure(now);
+            if now >= self.next || self.shared.clock.now() >= self.next_wall {
+                return;
+            }
+            let wake_up = self.next.min(self.changes_at(now).unwrap_or(self.next));
+            tokio::select! {
+                biased;
+                // Either may be dropped: a permit not taken stays, and a timer is made anew.
+                () = self.shared.wake.notified() => {}
+                () = sleep_until(wake_up) => {}
+            }
+        }
+    }
+
+    /// A rejection of the newest token makes a renewal due, unless the login host has to be left in peace.
+    fn notice_rejection(&mut self) {
+        if !self.take_rejection() {
+            return;
+        }
+        let in_peace = |failure: &Arc<Refusal>| failure.class != Class::Transient;
+        if !self.now.failure.as_ref().is_some_and(in_peace) {
+            self.schedule(Duration::ZERO);
+        }
+        self.tell();
+    }
+
+    /// Whether there is a new rejection of the newest token; it teaches the assumed lifetime.
+    fn take_rejection(&mut self) -> bool {
+        let rejected = self.shared.rejected();
+        let new = rejected > self.now.noticed;
+        self.now.noticed = rejected;
+        let Some(token) = self.now.token.as_ref().filter(|_| new) else {
+            return false;
+        };
+        if token.generation > rejected {
+            return false;
+        }
+        let age = token.minted.elapsed();
+        if matches!(token.expiry, Expiry::Assumed(_)) {
+            self.lifetime.refused_at(age);
+        }
+        tracing::info!(org = %self.shared.org, generation = rejected.0, age_seconds = age.as_secs(), "the org refused the token");
+        true
+    }
+
+    async fn attempt(&mut self) {
+        let started = Instant::now();
+        if let Err(wait) = self.budget.take(started) {
+            self.postpone(wait);
+            return;
+        }
+        self.now.next = None;
+        self.shared.expect_keeper(None);
+        self.tell();
+        // The exchange bounds itself; this holds also when it does not.
+        let limit = self.shared.settings.exchange_timeout + EXCHANGE_SLACK;
+        let outcome = timeout(limit, self.exchange.exchange())
+            .await
+            .unwrap_or_else(|_| Err(Refusal::of("timeout", None)));
+        self.metrics
+            .duration
+            .observe(started.elapsed().as_secs_f64());
+        // One that came during the exchange asked for just this exchange.
+        self.take_rejection();
+        match outcome {
+            Ok(minted) => self.keep(minted),
+            Err(refusal) => self.failed(refusal),
+        }
+    }
+
+    fn keep(&mut self, minted: Minted) {
+        if let Some(old) = &self.now.token
+            && matches!(old.expiry, Expiry::Assumed(_))
+            && !self.shared.was_refused(old.generation)
+        {
+            self.lifetime.lived_undisturbed();
+        }
+        let minted_at = self.shared.clock.now();
+        let generation = Generation(self.now.newest().0 + 1);
+        let expiry = self.lifetime.expiry(minted.known_expiry, minted_at);
+        let token = Token::new(
+            generation,
+            minted.secret,
+            minted.instance,
+            expiry,
+            minted_at,
+            Instant::now(),
+        );
+        let Ok(token) = token else {
+            return self.failed(Refusal::of(
+                "malformed_answer",
+                super::TokenNotAHeader.to_string(),
+            ));
+        };
+        self.warn_of_scope(minted.reaches_api);
+        self.metrics.granted();
+        self.backoff = Backoff::default();
+        self.now.token = Some(Arc::new(token));
+        self.now.identity = minted.identity.map(Arc::new);
+        self.now.failure = None;
+        self.schedule(lifetime::renewal_after(expiry, minted_at, fastrand::f64()));
+        self.tell();
+    }
+
+    fn failed(&mut self, refusal: Refusal) {
+        self.metrics.failed(refusal.reason);
+        let pause = self.backoff.pause(&refusal, fastrand::f64());
+        self.now.failure = Some(Arc::new(refusal));
+        self.schedule(pause);
+        self.tell();
+    }
+
+    /// The budget is spent: nothing was sent. A refusal that somebody must act on stays the reason.
+    fn postpone(&mut self, wait: Duration) {
+        let stays = |failure: &Arc<Refusal>| failure.class.needs_somebody();
+        if !self.now.failure.as_ref().is_some_and(stays) {
+            self.now.failure = Some(Arc::new(Refusal::of("budget_spent", None)));
+        }
+        self.metrics.failed("budget_spent");
+        self.schedule(wait);
+        self.tell();
+    }
+
+    fn schedule(&mut self, pause: Duration) {
+        self.next = Instant::now() + pause;
+        self.next_wall = self.shared.clock.now() + pause;
+        self.now.next = Some(self.next);
+        self.shared.expect_keeper(Some(self.next_wall));
+    }
+
+    /// Publishes and measures the state, and logs it when it changed.
+    fn tell(&mut self) {
+        self.published.send_replace(self.now.clone());
+        self.measure(Instant::now());
+        let state = self.now.word(self.shared.rejected());
+        self.metrics.state(state);
+        let reason = self.now.failure.as_ref().map(|failure| failure.reason);
+        if self.logged.replace((state, reason)) != Some((state, reason)) {
+            self.log(state);
+        }
+    }
+
+    fn log(&self, state: StateWord) {
+        let org = &self.shared.org;
+        let generation = self.now.newest().0;
+        let next = self.next.saturating_duration_since(Instant::now());
+        match &self.now.failure {
+            Some(failure) => tracing::warn!(
+                %org,
+                state = state.as_str(),
+                generation,
+                reason = failure.reason,
+                code = failure.code,
+                description = failure.description,
+                advice = failure.advice,
+                next_attempt_seconds = next.as_secs(),
+                "token state"
+            ),
+            None => tracing::info!(
+                %org,
+                state = state.as_str(),
+                generation,
+                next_attempt_seconds = next.as_secs(),
+                "token state"
+            ),
+        }
+    }
+
+    fn warn_of_scope(&mut self, reaches_api: bool) {
+        if !reaches_api && !self.scope_warned {
+            self.scope_warned = true;
+            tracing::warn!(
+                org = %self.shared.org,
+                "the token's scopes lack `api`: calls will be refused; add \"Manage user data via APIs (api)\" to the app's OAuth Scopes"
+            );
+        }
+    }
+
+    fn measure(&mut self, now: Instant) {
+        let metrics = &self.metrics;
+        metrics.budget.set(self.budget.left(now));
+        metrics
+            .assumed_lifetime
+            .set(self.lifetime.assumed().as_secs_f64());
+        if let Some(token) = &self.now.token {
+            metrics.expiry.set(unix_seconds(token.expiry.at()));
+            metrics.minted.set(unix_seconds(token.minted_at));
+            let past = self.shared.clock.now() >= token.expiry.at()
+                && token.generation > self.shared.rejected();
+            metrics.past_expiry.set(i64::from(past));
+        }
+    }
+
+    /// When a measure changes by itself: the budget grows, or the expiry passes.
+    fn changes_at(&mut self, now: Instant) -> Option<Instant> {
+        let wall = self.shared.clock.now();
+        let expiry = self.now.token.as_ref().and_then(|token| {
+            let left = token.expiry.at().duration_since(wall).ok()?;
+            (!left.is_zero()).then(|| now.checked_add(left)).flatten()
+        });
+        let budget = self.budget.grows_at(now);
+        match (expiry, budget) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+/// What an exchange may take beyond its own limit.
+const EXCHANGE_SLACK: Duration = Duration::from_secs(1);

@@ -9,9 +9,15 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-pub use self::secret::SecretRef;
+pub use self::{
+    problem::{Problem, Problems},
+    secret::SecretRef,
+};
 
+pub mod file;
+pub mod problem;
 pub mod secret;
+pub mod units;
 
 /// The alias of an org in the configuration; a metric label. 1 to 63 of `a-z 0-9 - _`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -23,10 +23,12 @@
 //!
 //! `CONTRIBUTING.md` tells the life of a request and the life of a token.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod log;
 pub mod metrics;
 pub mod tls;
 pub mod token;

@@ -31,10 +31,10 @@ impl Problems {
         problems
     }
 
-    /// Notes a problem, unless the place or one that holds it has one already.
+    /// Notes a problem, unless the place has one already.
     pub fn add(&mut self, at: impl Into<String>, text: impl Into<String>) {
         let at = at.into();
-        if !self.0.iter().any(|known| covers(&known.at, &at)) {
+        if !self.0.iter().any(|known| known.at == at) {
             self.0.push(Problem {
                 at,
                 text: text.into(),
@@ -46,6 +46,13 @@ impl Problems {
         for problem in more.0 {
             self.add(problem.at, problem.text);
         }
+    }
+
+    /// Without those at or inside a place that `known` has taken out: what is missing there was there.
+    pub fn without(mut self, known: &Self) -> Self {
+        self.0
+            .retain(|problem| !known.0.iter().any(|known| covers(&known.at, &problem.at)));
+        self
     }
 
     pub fn is_empty(&self) -> bool {
@@ -140,13 +147,13 @@ mod tests {
     }
 
     #[test]
-    fn one_problem_per_place() {
-        let mut problems = Problems::one("a.b", "first");
-        problems.add("a.b", "second");
-        problems.add("a.b.c", "inside");
-        problems.add("a.b[0]", "inside");
-        problems.add("a.bc", "beside");
-        assert_eq!(problems.to_string(), "a.b: first\na.bc: beside");
+    fn what_was_taken_out_is_not_missed() {
+        let taken = Problems::one("a.b", "first");
+        let mut problems = Problems::default();
+        for at in ["a.b", "a.b.c", "a.b[0]", "a.bc", "a", "a"] {
+            problems.add(at, "x");
+        }
+        assert_eq!(problems.without(&taken).to_string(), "a.bc: x\na: x");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{
         LogFile, OneOrMany, OrgFile, ReplayFile, SecretFile, ShutdownFile, Size, Span, TokenFile,
         UpstreamFile,
     },
-    units::{size_text, span_text},
+    units::{parse_size, parse_span, size_text, span_text},
 };
 
 impl Config {
@@ -156,32 +156,42 @@ fn format_name(format: LogFormat) -> &'static str {
     }
 }
 
-/// Mappings in block form, everything else as JSON, which is YAML too.
+/// Mappings and lists of mappings in block form, everything else as JSON, which is YAML too.
 fn write_yaml(value: &Value, depth: usize, text: &mut String) {
     let Value::Object(map) = value else {
         return;
     };
     for (key, value) in map {
-        text.push_str(&"  ".repeat(depth));
-        text.push_str(key);
-        text.push(':');
+        text.push_str(&format!("{}{key}:", "  ".repeat(depth)));
         match value {
             Value::Object(inner) if !inner.is_empty() => {
                 text.push('\n');
                 write_yaml(value, depth + 1, text);
             }
-            Value::String(plain) if is_plain(plain) => {
-                text.push(' ');
-                text.push_str(plain);
+            Value::Array(items) if items.iter().any(Value::is_object) => {
                 text.push('\n');
+                items
+                    .iter()
+                    .for_each(|item| write_item(item, depth + 1, text));
             }
+            Value::String(plain) if is_plain(plain) => text.push_str(&format!(" {plain}\n")),
             other => text.push_str(&format!(" {other}\n")),
         }
     }
 }
 
-/// Whether the text needs no quotes: begins with a letter and cannot be read as something else.
+/// The dash takes the place of the first key's indentation.
+fn write_item(item: &Value, depth: usize, text: &mut String) {
+    let mut inner = String::new();
+    write_yaml(item, depth + 1, &mut inner);
+    text.push_str(&format!("{}- {}", "  ".repeat(depth), inner.trim_start()));
+}
+
+/// Whether the text needs no quotes: it cannot be read as something else.
 fn is_plain(text: &str) -> bool {
+    if parse_span(text).is_ok() || parse_size(text).is_ok() {
+        return true;
+    }
     let safe = |c: char| c.is_ascii_alphanumeric() || "_-./:@=".contains(c);
     let words = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
     text.starts_with(|c: char| c.is_ascii_alphabetic())

@@ -103,7 +103,7 @@ fn size_hint(unit: &str) -> &'static str {
 pub fn size_text(bytes: u64) -> String {
     let (unit, size) = SIZE_UNITS[..3]
         .iter()
-        .find(|(_, size)| bytes > 0 && bytes % size == 0)
+        .find(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size))
         .copied()
         .unwrap_or(("B", 1));
     format!("{}{unit}", bytes / size)

@@ -81,13 +81,11 @@ impl Check {
     }
 
     fn login_url(&mut self, at: &str, text: Option<&str>) -> Option<Url> {
-        let Some(text) = self.given(
+        let text = self.given(
             at,
             text,
             "the org's My Domain URL, such as `https://acme.my.salesforce.com`",
-        ) else {
-            return None;
-        };
+        )?;
         let url = self.origin_url(at, text)?;
         let host = url.host_str().unwrap_or_default();
         if host.ends_with(".salesforce-setup.com") {

@@ -26,12 +26,14 @@ use super::{
 pub struct Vars(BTreeMap<String, String>);
 
 impl Vars {
-    /// Of this process; what is not Unicode is no setting of ours.
+    /// Of this process. What is not Unicode comes with replacement characters, which no setting takes.
     pub fn of_process() -> Self {
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        Self(std::env::vars_os().filter_map(text).collect())
+        let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
+        Self(
+            std::env::vars_os()
+                .map(|(name, value)| (text(name), text(value)))
+                .collect(),
+        )
     }
 
     /// The value, unless it is empty.

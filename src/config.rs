@@ -7,11 +7,79 @@
 //! Invariants: after the check no `Option` "must be" `Some`; every duration is in its range; `Debug` of every type is safe.
 //! Units: `Duration`; sizes in bytes.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-pub use self::secret::SecretRef;
+pub use self::{
+    check::check,
+    env::Vars,
+    problem::{Problem, Problems},
+    secret::SecretRef,
+};
 
+pub mod check;
+mod effective;
+pub mod env;
+pub mod file;
+pub mod problem;
 pub mod secret;
+mod shape;
+pub mod units;
+
+/// Loads and checks the configuration: the file given, else the one that `SFPROXY_CONFIG` names, else the environment.
+pub fn load(path: Option<&Path>, vars: &Vars) -> Result<Config, Problems> {
+    let path = path.or_else(|| vars.value(env::CONFIG).map(Path::new));
+    let Some(path) = path else {
+        return from_env(vars);
+    };
+    let name = path.display().to_string();
+    let yaml = std::fs::read_to_string(path).map_err(|e| {
+        Problems::one(
+            name.as_str(),
+            format!("cannot read the configuration file: {e}"),
+        )
+    })?;
+    from_yaml(&yaml, &name, vars)
+}
+
+/// From the text of a file; `name` is how problems call it.
+pub fn from_yaml(yaml: &str, name: &str, vars: &Vars) -> Result<Config, Problems> {
+    let tree = shape::parse(yaml, name)?;
+    finish(env::Tree::over_file(tree, vars), name, vars)
+}
+
+/// From the environment alone.
+pub fn from_env(vars: &Vars) -> Result<Config, Problems> {
+    if !env::tells_an_org(vars) {
+        let text = "none given: use --config FILE or SFPROXY_CONFIG, or for one org without a file set \
+                    SFPROXY_LOGIN_URL, SFPROXY_CLIENT_ID and SFPROXY_CLIENT_SECRET_FILE (or SFPROXY_PRIVATE_KEY_FILE \
+                    and SFPROXY_USERNAME)";
+        return Err(Problems::one("configuration", text));
+    }
+    finish(env::Tree::of_one_org(vars), "environment", vars)
+}
+
+/// One check for both; problems of what a variable set are told at the variable.
+fn finish(mut tree: env::Tree, name: &str, vars: &Vars) -> Result<Config, Problems> {
+    let (file, misfits) = shape::to_file(std::mem::take(&mut tree.value), name);
+    let proxy = env::egress_proxy(vars);
+    let checked = check(&file, proxy.as_ref().unwrap_or(&EgressProxy::default()));
+    let (config, wrong) = match checked {
+        Ok(config) => (Some(config), Problems::default()),
+        Err(wrong) => (None, wrong.without(&misfits)),
+    };
+    let mut problems = std::mem::take(&mut tree.problems);
+    problems.extend(misfits.renamed(|at| tree.name(at)));
+    problems.extend(wrong.renamed(|at| tree.name(at)));
+    problems.extend(proxy.err().unwrap_or_default());
+    problems.or(config)
+}
 
 /// The alias of an org in the configuration; a metric label. 1 to 63 of `a-z 0-9 - _`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -25,10 +25,12 @@
 
 pub mod admin;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod log;
 pub mod metrics;
 pub mod proxy;
 pub mod ready;

@@ -1,0 +1,107 @@
+//! The command line: which commands there are and what they exit with.
+//!
+//! | Code | Meaning |
+//! |---|---|
+//! | 0 | done; for `run`: drained |
+//! | 1 | failed while running |
+//! | 64 | the command line is wrong (EX_USAGE) |
+//! | 78 | the configuration is wrong (EX_CONFIG); every problem is on stderr, one a line, and nothing after them |
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config, Problems, Vars};
+
+mod check;
+mod run;
+
+const USAGE: u8 = 64;
+const CONFIG: u8 = 78;
+
+/// Calls Salesforce for apps that have no login: adds live access tokens, renews them, repeats what an expired session refused.
+#[derive(Parser)]
+#[command(name = "sf-token-proxy", version, arg_required_else_help = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve.
+    Run(Source),
+    /// Check the configuration and the secrets it refers to; print the settings that count, or every problem.
+    Check(Source),
+    /// Print the version.
+    Version,
+}
+
+#[derive(clap::Args)]
+struct Source {
+    /// The configuration file; without it SFPROXY_CONFIG names one, else the SFPROXY_… variables are the configuration.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Source {
+    fn load(&self) -> Result<Config, Problems> {
+        config::load(self.config.as_deref(), &Vars::of_process())
+    }
+}
+
+/// Runs the command of this process's arguments.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
+    let done = match args.command {
+        Command::Run(source) => match source.load() {
+            Ok(config) => start(config),
+            Err(problems) => return refuse(&problems),
+        },
+        Command::Check(source) => return check::check(source.load()),
+        Command::Version => {
+            say(concat!("sf-token-proxy ", env!("CARGO_PKG_VERSION"), "\n"));
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+fn start(config: Config) -> anyhow::Result<ExitCode> {
+    crate::log::init(&config.log)?;
+    crate::log::log_effective(&config);
+    run::run(config)
+}
+
+/// Help and version are asked for and go to stdout; anything else is a mistake.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed terminal is no reason to fail differently.
+    let _ = error.print();
+    match error.use_stderr() {
+        true => ExitCode::from(USAGE),
+        false => ExitCode::SUCCESS,
+    }
+}
+
+fn refuse(problems: &Problems) -> ExitCode {
+    complain(&problems.to_string());
+    ExitCode::from(CONFIG)
+}
+
+/// To stdout; `println!` would panic when nobody reads.
+fn say(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// To stderr, as whole lines.
+fn complain(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}

@@ -1,0 +1,808 @@
+//! Tables for every rule: what is written, and exactly what is said about it.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{Vars, file::ListenerFile, from_yaml, load};
+
+/// A good configuration; the tables change one line of it.
+const GOOD: &str = "
+orgs:
+  main:
+    login_url: https://acme.my.salesforce.com
+    grant:
+      jwt_bearer: {client_id: id, username: u@acme.example, private_key: 'file:/k.pem'}
+";
+
+const SECRET_GRANT: &str = "{client_credentials: {client_id: id, client_secret: 'env:S'}}";
+
+fn told(yaml: &str) -> String {
+    match from_yaml(yaml, "c.yaml", &Vars::default()) {
+        Ok(_) => String::new(),
+        Err(problems) => problems.to_string(),
+    }
+}
+
+fn assert_table(table: &[(String, &str)]) {
+    for (yaml, expected) in table {
+        assert_eq!(told(yaml), *expected, "{yaml}");
+    }
+}
+
+/// `GOOD` and more.
+fn and(more: &str) -> String {
+    format!("{GOOD}{more}\n")
+}
+
+fn org_with(login_url: &str, grant: &str) -> String {
+    format!("orgs: {{main: {{login_url: {login_url:?}, grant: {grant}}}}}")
+}
+
+fn jwt(fields: &str) -> String {
+    org_with(
+        "https://acme.my.salesforce.com",
+        &format!("{{jwt_bearer: {{{fields}}}}}"),
+    )
+}
+
+fn with_secret(secret: &str) -> String {
+    org_with(
+        "https://acme.my.salesforce.com",
+        &format!("{{client_credentials: {{client_id: id, client_secret: {secret}}}}}"),
+    )
+}
+
+#[test]
+fn durations_sizes_and_numbers_are_checked_for_unit_and_range() {
+    assert_table(&[
+        (GOOD.into(), ""),
+        (
+            and("shutdown: {drain: 5M}"),
+            "shutdown.drain: expected a duration, found `5M`: minutes are `m`; the units are h, m, s and ms",
+        ),
+        (
+            and("shutdown: {drain: 5months}"),
+            "shutdown.drain: expected a duration, found `5months`: that is too long; the units are h, m, s and ms",
+        ),
+        (
+            and("shutdown: {drain: '90'}"),
+            "shutdown.drain: expected a duration, found `90`: add a unit: h, m, s or ms",
+        ),
+        (
+            and("shutdown: {drain: 61m}"),
+            "shutdown.drain: expected 0s to 1h, found 1h1m",
+        ),
+        (and("shutdown: {drain: 0s}"), ""),
+        (
+            and("admin: {startup_patience: 11m}"),
+            "admin.startup_patience: expected 0s to 10m, found 11m",
+        ),
+        (
+            and("upstream: {connect_timeout: 1ms}"),
+            "upstream.connect_timeout: expected 100ms to 2m, found 1ms",
+        ),
+        (
+            and("upstream: {response_timeout: 2h}"),
+            "upstream.response_timeout: expected 1s to 1h, found 2h",
+        ),
+        (
+            and("upstream: {body_idle_timeout: 0s}"),
+            "upstream.body_idle_timeout: expected 1s to 1h, found 0s",
+        ),
+        (
+            and("upstream: {pool_idle_timeout: 1h}"),
+            "upstream.pool_idle_timeout: expected 1s to 10m, found 1h",
+        ),
+        (
+            and("upstream: {pool_max_idle: -1}"),
+            "upstream.pool_max_idle: expected 0 to 100000, found -1",
+        ),
+        (
+            and("upstream: {ca_file: ''}"),
+            "upstream.ca_file: expected the path of a file, found nothing",
+        ),
+        (
+            and("replay: {max_body: 16M}"),
+            "replay.max_body: expected a size, found `16M`: write MiB (1024 × 1024 bytes) or MB (1000 × 1000 bytes)",
+        ),
+        (
+            and("replay: {max_body: 2GiB, total: 4GiB}"),
+            "replay.max_body: expected 0B to 1GiB, found 2GiB",
+        ),
+        (
+            and("replay: {max_body: 65MiB}"),
+            "replay.max_body: expected at most replay.total (64MiB), found 65MiB; lower it or raise the other",
+        ),
+        (and("replay: {max_body: 64MiB}"), ""),
+        (and("threads: 0"), "threads: expected 1 to 64, found 0"),
+        (and("threads: 65"), "threads: expected 1 to 64, found 65"),
+        (
+            and("    token: {lifetime: 59s}"),
+            "orgs.main.token.lifetime: expected 1m to 24h, found 59s",
+        ),
+        (
+            and("    token: {lifetime: 25h}"),
+            "orgs.main.token.lifetime: expected 1m to 24h, found 25h",
+        ),
+        (
+            and("    token: {refresh_wait: 1ms}"),
+            "orgs.main.token.refresh_wait: expected 100ms to 5m, found 1ms",
+        ),
+        (
+            and("    token: {refresh_wait: 1m}\nupstream: {response_timeout: 1m}"),
+            "orgs.main.token.refresh_wait: expected less than upstream.response_timeout (1m), found 1m; lower it or raise the other",
+        ),
+        (
+            and("    token: {cool_down: 2h}"),
+            "orgs.main.token.cool_down: expected 0s to 1h, found 2h",
+        ),
+        (
+            and("    token: {max_waiters: 0}"),
+            "orgs.main.token.max_waiters: expected 1 to 1000000, found 0",
+        ),
+        (
+            and("    token: {exchange_timeout: 6m}"),
+            "orgs.main.token.exchange_timeout: expected 1s to 5m, found 6m",
+        ),
+        (
+            and("    login_budget: {burst: 0}"),
+            "orgs.main.login_budget.burst: expected 1 to 3600, found 0",
+        ),
+        (
+            and("    login_budget: {per_minute: 61}"),
+            "orgs.main.login_budget.per_minute: expected 1 to 60, found 61",
+        ),
+        (
+            and("    login_budget: {per_minute: 0}"),
+            "orgs.main.login_budget.per_minute: expected 1 to 60, found 0",
+        ),
+        (
+            and("listeners: [{max_connections: 0}]"),
+            "listeners[0].max_connections: expected 1 to 1000000, found 0",
+        ),
+        (
+            and("listeners: [{idle_timeout: 2h}]"),
+            "listeners[0].idle_timeout: expected 1s to 1h, found 2h",
+        ),
+    ]);
+}
+
+#[test]
+fn log_settings_are_checked() {
+    let level = |found: &str| {
+        format!(
+            "log.level: expected error, warn, info, debug, trace or off, and `target=level` for more, separated by commas; found `{found}`"
+        )
+    };
+    assert_eq!(
+        told(&and("log: {format: xml}")),
+        "log.format: expected auto, text or json, found `xml`"
+    );
+    for bad in [
+        "inof",
+        "",
+        "info,,debug",
+        "info,a b=debug",
+        "info,sf_token_proxy",
+        "=info",
+        "a=",
+        "5",
+        "info,a=[b]=c",
+    ] {
+        assert_eq!(told(&and(&format!("log: {{level: '{bad}'}}"))), level(bad));
+    }
+    for good in [
+        "info",
+        "WARN",
+        "off",
+        "info, sf_token_proxy::token=debug",
+        "a=off,b-c=trace",
+    ] {
+        assert_eq!(
+            told(&and(&format!("log: {{level: '{good}'}}"))),
+            "",
+            "{good}"
+        );
+    }
+}
+
+#[test]
+fn login_hosts_are_checked() {
+    let jwt = "{jwt_bearer: {client_id: id, username: u@x, private_key: 'file:/k'}}";
+    let table = [
+        ("https://acme.my.salesforce.com", ""),
+        ("https://acme.my.salesforce.com/", ""),
+        ("https://ACME.my.salesforce.com:8443", ""),
+        ("http://localhost:8443", ""),
+        ("http://127.0.0.1:1", ""),
+        ("http://[::1]:1", ""),
+        ("https://login.salesforce.com", ""),
+        (
+            "",
+            "expected the org's My Domain URL, such as `https://acme.my.salesforce.com`, found nothing",
+        ),
+        (
+            "acme.my.salesforce.com",
+            "expected a URL such as `https://acme.my.salesforce.com`, found `acme.my.salesforce.com`",
+        ),
+        (
+            "http://acme.my.salesforce.com",
+            "expected https:// (http:// only to loopback), found `http`",
+        ),
+        (
+            "http://localhost.evil.example",
+            "expected https:// (http:// only to loopback), found `http`",
+        ),
+        (
+            "ftp://localhost",
+            "expected https:// (http:// only to loopback), found `ftp`",
+        ),
+        (
+            "https://acme.my.salesforce.com/services/oauth2/token",
+            "expected only scheme, host and port, found more; write https://acme.my.salesforce.com",
+        ),
+        (
+            "https://acme.my.salesforce.com?sid=hunter2",
+            "expected only scheme, host and port, found more; write https://acme.my.salesforce.com",
+        ),
+        (
+            "https://acme.my.salesforce.com#hunter2",
+            "expected only scheme, host and port, found more; write https://acme.my.salesforce.com",
+        ),
+        (
+            "https://me:hunter2@acme.my.salesforce.com",
+            "holds a user name or password (not shown); the grant belongs under `grant`",
+        ),
+        (
+            "https://me:hunter2@ac me",
+            "expected a URL such as `https://acme.my.salesforce.com`, found something else (not shown)",
+        ),
+        (
+            "https://acme.lightning.force.com",
+            "`acme.lightning.force.com` serves web pages and takes no logins or API calls; use the My Domain URL, likely https://acme.my.salesforce.com",
+        ),
+        (
+            "https://acme.sfcrmapps.cn",
+            "`acme.sfcrmapps.cn` serves web pages and takes no logins or API calls; use the My Domain URL, likely https://acme.my.salesforce.com",
+        ),
+        (
+            "https://acme.my.salesforce-setup.com",
+            "`acme.my.salesforce-setup.com` is a set-up page, which gives no tokens; use the My Domain URL (`https://….my.salesforce.com`)",
+        ),
+    ];
+    for (url, expected) in table {
+        let expected = match expected {
+            "" => String::new(),
+            text => format!("orgs.main.login_url: {text}"),
+        };
+        assert_eq!(told(&org_with(url, jwt)), expected, "{url}");
+    }
+    assert_eq!(
+        told(&and("    instance_url: https://acme.lightning.force.com")),
+        "orgs.main.instance_url: `acme.lightning.force.com` serves web pages and takes no logins or API calls; use the My Domain URL, likely https://acme.my.salesforce.com"
+    );
+}
+
+#[test]
+fn client_credentials_need_my_domain() {
+    for host in ["login.salesforce.com", "test.salesforce.com"] {
+        assert_eq!(
+            told(&org_with(&format!("https://{host}"), SECRET_GRANT)),
+            format!(
+                "orgs.main.login_url: client_credentials does not work on {host}; use the org's My Domain URL, such as `https://acme.my.salesforce.com`"
+            )
+        );
+    }
+    assert_eq!(
+        told(&org_with("https://acme.my.salesforce.com", SECRET_GRANT)),
+        ""
+    );
+}
+
+#[test]
+fn orgs_and_grants_are_checked() {
+    let org = "{login_url: 'https://a.my.salesforce.com', grant: {client_credentials: {client_id: id, client_secret: 'env:S'}}}";
+    assert_table(&[
+        (
+            "".into(),
+            "orgs: expected one org, found none; add `orgs: {main: {login_url: …, grant: …}}`",
+        ),
+        (
+            format!("orgs: {{a: {org}, b: {org}}}\nlisteners: [{{org: a}}]"),
+            "orgs: expected one org, found 2 (a, b); several orgs come in a later version, until then run one proxy for each",
+        ),
+        (
+            format!("orgs: {{Main: {org}}}"),
+            "orgs.Main: expected a name of 1 to 63 of a-z, 0-9, - and _, found `Main`",
+        ),
+        (
+            format!("orgs: {{a.b: {org}}}"),
+            "orgs.a.b: expected a name of 1 to 63 of a-z, 0-9, - and _, found `a.b`",
+        ),
+        (
+            org_with("https://a.my.salesforce.com", "{}"),
+            "orgs.main.grant: expected one of jwt_bearer and client_credentials, found neither",
+        ),
+        (
+            jwt("client_id: id, username: u@x, private_key: 'file:/k'").replace(
+                "{jwt_bearer",
+                "{client_credentials: {client_id: id, client_secret: 'env:S'}, jwt_bearer",
+            ),
+            "orgs.main.grant: expected one of jwt_bearer and client_credentials, found both",
+        ),
+        (
+            jwt(""),
+            "orgs.main.grant.jwt_bearer.client_id: expected the consumer key of the app, found nothing\n\
+            orgs.main.grant.jwt_bearer.username: expected a Salesforce user name, such as `integration@acme.example`, found nothing\n\
+            orgs.main.grant.jwt_bearer.private_key: expected a reference: `file:/run/secrets/sf/key.pem` or `env:NAME`, found nothing",
+        ),
+        (
+            jwt("client_id: 'a b', username: bob, private_key: 'file:/k', audience: acme"),
+            "orgs.main.grant.jwt_bearer.client_id: expected the consumer key of the app, found text with blanks in it\n\
+            orgs.main.grant.jwt_bearer.username: expected a Salesforce user name in the form of an e-mail address, found `bob`\n\
+            orgs.main.grant.jwt_bearer.audience: expected a URL such as `https://login.salesforce.com`, found `acme`",
+        ),
+        (
+            org_with(
+                "https://a.my.salesforce.com",
+                "{client_credentials: {client_id: i, client_secret: 'env:S', send_secret: header}}",
+            ),
+            "orgs.main.grant.client_credentials.send_secret: expected basic or body, found `header`",
+        ),
+        // What was taken out because it does not fit is not reported as missing.
+        (
+            jwt("client_id: 5, username: u@x, private_key: 'file:/k'"),
+            "orgs.main.grant.jwt_bearer.client_id: expected text, found a number; write it in quotes",
+        ),
+    ]);
+}
+
+#[test]
+fn a_secret_is_a_reference_and_never_quoted() {
+    const AT: &str = "orgs.main.grant.client_credentials.client_secret: expected ";
+    let reference = "a reference: `file:/run/secrets/sf/client-secret` or `env:NAME`, found ";
+    for good in [
+        "file:/s",
+        "'env:S'",
+        "{file: /s}",
+        "{env: S_1}",
+        "'file: /s'",
+    ] {
+        assert_eq!(told(&with_secret(good)), "", "{good}");
+    }
+    let inline = format!(
+        "{reference}something else (not shown); a secret may not stand in the configuration itself"
+    );
+    let name = "the name of an environment variable after `env:` (A-Z, 0-9, _), found something else (not shown)";
+    let content = "the path of a file, found its content (not shown)";
+    let table = [
+        ("hunter2", inline.as_str()),
+        ("'vault:hunter2'", &inline),
+        ("{}", &inline),
+        (
+            "{file: /hunter2, env: hunter2}",
+            &format!("{reference}both"),
+        ),
+        ("'env:hunter2-x'", name),
+        ("'env:2hunter2'", name),
+        ("{env: ''}", name),
+        ("'file:'", "the path of a file, found nothing"),
+        ("\"file:-----BEGIN PRIVATE KEY-----hunter2\"", content),
+        ("\"file:/a\\nhunter2\"", content),
+    ];
+    for (secret, expected) in table {
+        let text = told(&with_secret(secret));
+        assert_eq!(text, format!("{AT}{expected}"), "{secret}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn the_audience_follows_the_login_host() {
+    let table = [
+        (
+            "https://login.salesforce.com",
+            "https://login.salesforce.com",
+        ),
+        (
+            "https://test.salesforce.com/",
+            "https://test.salesforce.com",
+        ),
+        (
+            "https://acme.my.salesforce.com",
+            "https://login.salesforce.com",
+        ),
+        (
+            "https://acme-dev-ed.develop.my.salesforce.com",
+            "https://login.salesforce.com",
+        ),
+        (
+            "https://acme--uat.sandbox.my.salesforce.com",
+            "https://test.salesforce.com",
+        ),
+        (
+            "https://x.scratch.my.salesforce.com",
+            "https://test.salesforce.com",
+        ),
+        (
+            "https://acme.my.salesforce.mil",
+            "https://acme.my.salesforce.mil",
+        ),
+        ("https://acme.my.site.com", "https://acme.my.site.com"),
+        ("http://127.0.0.1:8443", "http://127.0.0.1:8443"),
+        (
+            "https://evil-my.salesforce.com.example",
+            "https://evil-my.salesforce.com.example",
+        ),
+    ];
+    for (login, audience) in table {
+        assert_eq!(audience_for(&login.parse().unwrap()), audience, "{login}");
+    }
+}
+
+#[test]
+fn addresses_are_checked() {
+    let bad = |at: &str, found: &str| {
+        format!(
+            "{at}: expected localhost:PORT, IP:PORT or [IPv6]:PORT, found `{found}`; names other than localhost are not taken"
+        )
+    };
+    for text in [
+        "8080",
+        ":8080",
+        "localhost",
+        "localhost:+80",
+        "localhost:65536",
+        "sf.internal:80",
+        "127.0.0.1",
+        "::1:80x",
+    ] {
+        assert_eq!(
+            told(&and(&format!("listeners: [{{address: '{text}'}}]"))),
+            bad("listeners[0].address", text)
+        );
+        assert_eq!(
+            told(&and(&format!("admin: {{address: ['[::]:1', '{text}']}}"))),
+            bad("admin.address[1]", text)
+        );
+    }
+    assert_table(&[
+        (
+            and("listeners: []"),
+            "listeners: expected at least one, found none; leave the key out for localhost:8080",
+        ),
+        (
+            and("listeners: [{address: []}]"),
+            "listeners[0].address: expected at least one address, found an empty list",
+        ),
+        (
+            and("listeners: [{address: '0.0.0.0:8080'}]"),
+            "listeners[0].address: 0.0.0.0:8080 is not loopback: whoever reaches it acts as the org's user, and this version cannot authenticate callers yet; use localhost:8080, or set insecure_allow_any_caller: true beside it",
+        ),
+        (
+            and("listeners: [{address: ['127.0.0.1:1', '[2001:db8::1]:2']}]"),
+            "listeners[0].address: [2001:db8::1]:2 is not loopback: whoever reaches it acts as the org's user, and this version cannot authenticate callers yet; use localhost:2, or set insecure_allow_any_caller: true beside it",
+        ),
+        (
+            and("listeners: [{address: '0.0.0.0:8080', insecure_allow_any_caller: true}]"),
+            "",
+        ),
+        (and("admin: {address: '[::]:9090'}"), ""),
+        (
+            and("admin: {address: 'localhost:8080'}"),
+            "admin.address: 127.0.0.1:8080 is taken by listeners[0].address (127.0.0.1:8080); choose another port",
+        ),
+        (
+            and("admin: {address: '0.0.0.0:8080'}"),
+            "admin.address: 0.0.0.0:8080 is taken by listeners[0].address (127.0.0.1:8080); choose another port",
+        ),
+        (
+            and("listeners: [{}, {}]"),
+            "listeners[1].address: 127.0.0.1:8080 is taken by listeners[0].address (127.0.0.1:8080); choose another port",
+        ),
+        (
+            and("listeners: [{address: '127.0.0.1:0'}, {address: '127.0.0.1:0'}]"),
+            "",
+        ),
+        (
+            and("listeners: [{org: dev}]"),
+            "listeners[0].org: expected one of the configured orgs (main), found `dev`",
+        ),
+    ]);
+}
+
+#[test]
+fn names_origins_and_paths_are_checked() {
+    let host = |found: &str| {
+        format!(
+            "listeners[0].hosts[0]: expected a host name without scheme, port or wildcard, found `{found}`"
+        )
+    };
+    for bad in ["", "a:80", "https://a", "*.a", "a..b", "a/b", "a b"] {
+        assert_eq!(
+            told(&and(&format!("listeners: [{{hosts: ['{bad}']}}]"))),
+            host(bad)
+        );
+    }
+    let origin = |found: &str| {
+        format!(
+            "listeners[0].allowed_origins[0]: expected an origin such as `https://app.example`, found {found}"
+        )
+    };
+    for bad in [
+        "*",
+        "null",
+        "app.example",
+        "https://app.example/x",
+        "https://*.example",
+        "https://a?b",
+        "file:///x",
+    ] {
+        assert_eq!(
+            told(&and(&format!(
+                "listeners: [{{allowed_origins: ['{bad}']}}]"
+            ))),
+            origin(&format!("`{bad}`"))
+        );
+    }
+    assert_eq!(
+        told(&and(
+            "listeners: [{allowed_origins: ['https://u:hunter2@a']}]"
+        )),
+        origin("something else")
+    );
+    let path = |found: &str| {
+        format!(
+            "listeners[0].extra_paths[0]: expected a path that begins with `/`, without `..`, `//`, `%`, `?`, `#` or blanks, found `{found}`"
+        )
+    };
+    for bad in [
+        "", "a", "/a/../b", "/a/..", "/a//b", "/a%2e/", "/a?b", "/a#b", "/a b", "/./a",
+    ] {
+        assert_eq!(
+            told(&and(&format!("listeners: [{{extra_paths: ['{bad}']}}]"))),
+            path(bad)
+        );
+    }
+    let never = |found: &str, never: &str| {
+        format!(
+            "listeners[0].extra_paths[0]: `{found}` would open {never}, where a token may never go; name a narrower path"
+        )
+    };
+    for (bad, reached) in [
+        ("/", "/secur/"),
+        ("/secur/", "/secur/"),
+        ("/SECUR/frontdoor.jsp", "/secur/"),
+        ("/services/", "/services/oauth2/"),
+        ("/services/oauth2/", "/services/oauth2/"),
+        ("/services/oauth2/singleaccess", "/services/oauth2/"),
+        ("/services/oauth2", "/services/oauth2/"),
+    ] {
+        assert_eq!(
+            told(&and(&format!("listeners: [{{extra_paths: ['{bad}']}}]"))),
+            never(bad, reached)
+        );
+    }
+    let good = and(
+        "listeners: [{hosts: [SF.example.internal], allowed_origins: ['https://App.example:443/'], extra_paths: [/services/other/, /security, /x]}]",
+    );
+    let config = from_yaml(&good, "c.yaml", &Vars::default()).unwrap();
+    let listener = &config.listeners[0];
+    assert_eq!(listener.hosts, ["sf.example.internal"]);
+    assert_eq!(listener.allowed_origins, ["https://app.example"]);
+    assert_eq!(
+        listener.extra_paths,
+        ["/services/other/", "/security", "/x"]
+    );
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    let yaml = "
+thread: 2
+threads: 0
+log: {level: inof, requests: 1}
+shutdown: {drain: 5M}
+orgs:
+  main:
+    login_url: http://acme.my.salesforce.com
+    login_ulr: x
+    grant: {client_credentials: {client_secret: hunter2}}
+";
+    let text = told(yaml);
+    let mut places: Vec<_> = text
+        .lines()
+        .map(|line| line.split(": ").next().unwrap())
+        .collect();
+    places.sort_unstable();
+    assert_eq!(
+        places,
+        [
+            "log.level",
+            "log.requests",
+            "orgs.main.grant.client_credentials.client_id",
+            "orgs.main.grant.client_credentials.client_secret",
+            "orgs.main.login_ulr",
+            "orgs.main.login_url",
+            "shutdown.drain",
+            "thread",
+            "threads",
+        ]
+    );
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+/// The shipped examples; `full.yaml` says the defaults.
+#[test]
+fn the_examples_are_good() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut visited = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
+            let config = load(Some(&path), &Vars::default());
+            assert!(
+                config.is_ok(),
+                "{}:\n{}",
+                path.display(),
+                config.unwrap_err()
+            );
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(
+                text.starts_with("# yaml-language-server: $schema=schema.json\n"),
+                "{}",
+                path.display()
+            );
+            visited += 1;
+        }
+    }
+    assert!(visited >= 3, "only {visited} examples were visited");
+}
+
+fn example(name: &str) -> Config {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("config")
+        .join(name);
+    load(Some(&path), &Vars::default()).unwrap()
+}
+
+#[test]
+fn the_full_example_says_every_key_and_its_default() {
+    assert_eq!(
+        example("full.yaml").to_json(),
+        example("minimal.yaml").to_json()
+    );
+    // Every key of the shape stands in the text, be it in a comment.
+    let text = include_str!("../../../config/full.yaml");
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../../../config/schema.json")).unwrap();
+    let forms = schema["$defs"].as_object().unwrap();
+    let forms = forms
+        .iter()
+        .filter(|(name, _)| *name != "SecretKeys")
+        .map(|(_, form)| form);
+    let mut visited = 0;
+    for form in forms.chain([&schema]) {
+        for key in form["properties"].as_object().unwrap().keys() {
+            assert!(
+                text.contains(&format!("{key}:")),
+                "full.yaml does not say {key}"
+            );
+            visited += 1;
+        }
+    }
+    assert!(visited > 40, "only {visited} keys were visited");
+}
+
+#[test]
+fn the_effective_settings_read_back_as_the_same() {
+    let odd = "
+listeners:
+  - {address: ['[::1]:0', '127.0.0.1:1'], hosts: [a.b, '::1'], allowed_origins: ['https://a.example'], extra_paths: [/x/]}
+admin: {address: '0.0.0.0:9', startup_patience: 1m5ms}
+upstream: {ca_file: '/etc/a b: #c.pem', pool_max_idle: 0}
+replay: {max_body: 1000B, total: 1MB}
+log: {level: 'off', format: json, requests: true}
+orgs:
+  on:
+    login_url: https://acme.my.salesforce.com:8443/
+    instance_url: http://localhost:1
+    grant: {client_credentials: {client_id: 'true', client_secret: {file: '/x y'}, send_secret: body}}
+";
+    let config = from_yaml(odd, "c.yaml", &Vars::default()).unwrap();
+    for config in [
+        config,
+        example("minimal.yaml"),
+        example("client-credentials.yaml"),
+    ] {
+        let yaml = config.to_yaml();
+        let again = from_yaml(&yaml, "effective", &Vars::default());
+        let again = again.unwrap_or_else(|problems| panic!("{problems}\n{yaml}"));
+        assert_eq!(format!("{again:?}"), format!("{config:?}"), "{yaml}");
+    }
+}
+
+#[test]
+fn the_defaults_are_good() {
+    let config = from_yaml(GOOD, "c.yaml", &Vars::default()).unwrap();
+    let addresses: Vec<_> = config.listeners[0]
+        .addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(addresses, ["127.0.0.1:8080", "[::1]:8080"]);
+    assert_eq!(config.listeners[0].org.as_str(), "main");
+    assert_eq!(config.replay.max_body, 16 << 20);
+    assert_eq!(config.upstream.response_timeout, 11 * MINUTE);
+    assert_eq!(ListenerFile::default().idle_timeout.0, "5m");
+}
+
+/// Places where a secret may stand by mistake.
+fn planted(place: usize, canary: &str) -> String {
+    match place {
+        0 => with_secret(&format!("{canary:?}")),
+        1 => with_secret(&format!("[{canary:?}]")),
+        2 => with_secret(&format!("{{{canary:?}: x}}")),
+        3 => with_secret(&format!("{{file: '/x', env: {canary:?}}}")),
+        4 => with_secret(&format!("{{env: '9{}'}}", canary.replace('\'', ""))),
+        5 => with_secret(canary),
+        6 => with_secret(&format!("|\n  {canary}")),
+        7 => with_secret(&format!("'env:{canary}!'")),
+        8 => org_with(
+            &format!("https://u:{canary}@acme.my.salesforce.com"),
+            SECRET_GRANT,
+        ),
+        9 => org_with(
+            &format!("https://acme.my.salesforce.com/?sid={canary}"),
+            SECRET_GRANT,
+        ),
+        10 => and(&format!(
+            "listeners: [{{allowed_origins: ['https://u:{canary}@x']}}]"
+        )),
+        11 => and(&format!("    instance_url: 'https://u:{canary}@x y'")),
+        12 => and(&format!("{canary}:")),
+        13 => jwt(&format!(
+            "client_id: 'x {canary}', private_key: \"file:{canary}\\n\""
+        )),
+        14 => jwt(&format!("username: u@x, audience: 'https://u:{canary}@x'")),
+        _ => format!("orgs:\n  main:\n    client_secret: {canary}: {canary}\n  *{canary}"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_planted_secret_shows_nowhere(place in 0..16usize, tail in "[!-~]{0,12}") {
+        let canary = "Canary7f3e";
+        let yaml = planted(place, &format!("{canary}{tail}"));
+        let shown = match from_yaml(&yaml, "c.yaml", &Vars::default()) {
+            Ok(config) => format!("{config:?} {}", config.to_yaml()),
+            Err(problems) => format!("{problems} {problems:?}"),
+        };
+        prop_assert!(!shown.contains(canary), "{}\n{}", yaml, shown);
+    }
+
+    #[test]
+    fn no_text_panics(text in "\\PC{0,40}", place in 0..12usize) {
+        let quoted = format!("{text:?}");
+        let yaml = match place {
+            0 => text,
+            1 => org_with(&text, SECRET_GRANT),
+            2 => and(&format!("listeners: [{{address: {quoted}}}]")),
+            3 => and(&format!("listeners: [{{hosts: [{quoted}]}}]")),
+            4 => and(&format!("listeners: [{{extra_paths: [{quoted}]}}]")),
+            5 => and(&format!("listeners: [{{allowed_origins: [{quoted}]}}]")),
+            6 => and(&format!("log: {{level: {quoted}}}")),
+            7 => and(&format!("shutdown: {{drain: {quoted}}}")),
+            8 => and(&format!("replay: {{total: {quoted}}}")),
+            9 => with_secret(&quoted),
+            10 => jwt(&format!("username: {quoted}, audience: {quoted}")),
+            _ => format!("orgs: {{{quoted}: {{}}}}"),
+        };
+        let _ = told(&yaml);
+    }
+}

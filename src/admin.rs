@@ -34,7 +34,10 @@ impl Admin {
             "/startupz" => report(&self.health.startup()),
             "/readyz" => report(&self.health.ready()),
             "/metrics" => self.metrics(),
-            _ => text(StatusCode::NOT_FOUND, &format!("not here; there is {PATHS}\n")),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                &format!("not here; there is {PATHS}\n"),
+            ),
         }
     }
 
@@ -43,9 +46,10 @@ impl Admin {
         match TextEncoder::new().encode(&self.registry.gather(), &mut page) {
             Ok(()) => {
                 let mut response = Response::new(Full::new(page.into()));
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_TYPE, HeaderValue::from_static(prometheus::TEXT_FORMAT));
+                response.headers_mut().insert(
+                    header::CONTENT_TYPE,
+                    HeaderValue::from_static(prometheus::TEXT_FORMAT),
+                );
                 response
             }
             Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{e}\n")),
@@ -66,7 +70,10 @@ fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

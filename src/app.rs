@@ -20,8 +20,11 @@ use crate::{
     ready::Health,
     server::{self, Limits},
     shutdown::Stop,
-    tls::TlsError,
-    token::{self, Tokens, exchange::HttpExchange, exchange::SetUpError, keeper::Keeper},
+    tls::{self, TlsError},
+    token::{
+        self, Keeper, Tokens,
+        exchange::{Exchange as _, HttpExchange, SetUpError},
+    },
 };
 
 /// Why the program could not start.
@@ -72,13 +75,29 @@ impl App {
         let metrics = Metrics::new();
         let clock = Clock::system();
         // One org in this version; the check has seen to it.
-        let (name, org) = config.orgs.first_key_value().expect("a checked configuration must have an org");
-        let exchange = HttpExchange::new(name, org, &config.upstream, clock.clone())?;
-        let token_metrics = metrics.token(name, token::exchange::Exchange::grant_word(&exchange));
-        let (tokens, keeper) =
-            token::keeper(name.clone(), org.token.clone(), org.budget, exchange, clock, token_metrics);
-        let upstream = Arc::new(Upstream::new(name, &config.upstream, &metrics)?);
-        let proxy = Arc::new(proxy_room(name, &config, &metrics, tokens.clone(), Arc::clone(&upstream)));
+        let (name, org) = config
+            .orgs
+            .first_key_value()
+            .expect("a checked configuration must have an org");
+        let tls = tls::client_config(config.upstream.ca_file.as_deref())?;
+        let exchange = HttpExchange::new(org, tls.clone(), &config.upstream.proxy, clock.clone())?;
+        let token_metrics = metrics.token(name, exchange.grant_word());
+        let (tokens, keeper) = token::keeper(
+            name.clone(),
+            org.token.clone(),
+            org.budget,
+            exchange,
+            clock,
+            token_metrics,
+        );
+        let upstream = Arc::new(Upstream::new(name, &config.upstream, tls, &metrics));
+        let proxy = Arc::new(proxy_room(
+            name,
+            &config,
+            &metrics,
+            tokens.clone(),
+            Arc::clone(&upstream),
+        ));
 
         let mut doors = Vec::new();
         for settings in &config.listeners {
@@ -100,8 +119,14 @@ impl App {
         let admin_listeners = bind("admin.address", &config.admin.addresses).await?;
         let health = Health::new(vec![tokens], config.admin.startup_patience);
         Ok(Bound {
-            proxy: doors.iter().filter_map(|(listener, ..)| listener.local_addr().ok()).collect(),
-            admin: admin_listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
+            proxy: doors
+                .iter()
+                .filter_map(|(listener, ..)| listener.local_addr().ok())
+                .collect(),
+            admin: admin_listeners
+                .iter()
+                .filter_map(|l| l.local_addr().ok())
+                .collect(),
             admin_room: Admin {
                 registry: metrics.registry.clone(),
                 health: health.clone(),
@@ -125,10 +150,19 @@ fn proxy_room(
 ) -> Proxy {
     let calls = Calls::new(org.clone(), metrics, config.log.requests);
     let store = Store::new(&config.replay, metrics.replay_bytes.clone());
-    proxy::Proxy::new(tokens, upstream, calls, store, config.upstream.body_idle_timeout)
+    proxy::Proxy::new(
+        tokens,
+        upstream,
+        calls,
+        store,
+        config.upstream.body_idle_timeout,
+    )
 }
 
-async fn bind(setting: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
+async fn bind(
+    setting: &'static str,
+    addresses: &[SocketAddr],
+) -> Result<Vec<TcpListener>, BindError> {
     server::bind(addresses)
         .await
         .map_err(|source| BindError::Listen { setting, source })
@@ -147,7 +181,12 @@ impl Bound {
                 let door = Arc::clone(&door);
                 async move { door.handle(request).await }
             };
-            callers.spawn(async move { ("a listener", server::serve(listener, handler, limits, stop).await) });
+            callers.spawn(async move {
+                (
+                    "a listener",
+                    server::serve(listener, handler, limits, stop).await,
+                )
+            });
         }
         // These outlive the callers.
         let late = Stop::new();
@@ -165,7 +204,12 @@ impl Bound {
         for listener in self.admin_listeners {
             let (admin, stop) = (self.admin_room.clone(), late.clone());
             let handler = move |request| std::future::ready(admin.answer(&request));
-            rooms.spawn(async move { ("the admin port", server::serve(listener, handler, ADMIN_LIMITS, stop).await) });
+            rooms.spawn(async move {
+                (
+                    "the admin port",
+                    server::serve(listener, handler, ADMIN_LIMITS, stop).await,
+                )
+            });
         }
 
         // Dropped half-way, a join loses nothing: the set keeps the task.

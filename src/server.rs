@@ -5,7 +5,9 @@
 //! on force everything is dropped.
 //! Fails with: an accept error that is no single connection's fault. HTTP/1.1, and HTTP/2 by prior knowledge.
 
-use std::{convert::Infallible, error::Error as StdError, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, error::Error as StdError, io, net::SocketAddr, sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -55,7 +57,12 @@ pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
             Err(e) if !bound.is_empty() && address.is_ipv6() && no_ipv6(&e) => {
                 tracing::info!(%address, "no IPv6 on this machine, not listening there");
             }
-            Err(e) => return Err(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}"))),
+            Err(e) => {
+                return Err(io::Error::new(
+                    e.kind(),
+                    format!("cannot listen on {address}: {e}"),
+                ));
+            }
         }
     }
     Ok(bound)
@@ -67,7 +74,12 @@ fn no_ipv6(error: &io::Error) -> bool {
 }
 
 /// Serves one listener until `stop`; returns when its last connection has ended.
-pub async fn serve<H, F, B>(listener: TcpListener, handler: H, limits: Limits, stop: Stop) -> io::Result<()>
+pub async fn serve<H, F, B>(
+    listener: TcpListener,
+    handler: H,
+    limits: Limits,
+    stop: Stop,
+) -> io::Result<()>
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
@@ -156,8 +168,12 @@ fn rest_after(error: &io::Error) -> Option<Duration> {
     }
 }
 
-async fn connection<H, F, B>(stream: TcpStream, builder: &auto::Builder<TokioExecutor>, handler: H, stop: Stop)
-where
+async fn connection<H, F, B>(
+    stream: TcpStream,
+    builder: &auto::Builder<TokioExecutor>,
+    handler: H,
+    stop: Stop,
+) where
     H: Fn(Request<Incoming>) -> F + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,

@@ -86,7 +86,11 @@ impl Door {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, record: &mut Record) -> Result<Response<InBody>, CallError> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        record: &mut Record,
+    ) -> Result<Response<InBody>, CallError> {
         let proxy = &*self.proxy;
         let (mut parts, body) = request.into_parts();
         let surface = self.rules.check(&parts).map_err(|refusal| {
@@ -138,7 +142,11 @@ impl Proxy {
     }
 
     /// Sends the call, again if the token was refused, and returns the answer to pass on with the token it came for.
-    async fn call(&self, call: &Call, record: &mut Record) -> Result<(Answer, Arc<Token>), CallError> {
+    async fn call(
+        &self,
+        call: &Call,
+        record: &mut Record,
+    ) -> Result<(Answer, Arc<Token>), CallError> {
         let mut token = match self.tokens.current() {
             Some(token) => token,
             None => waiting(record, Box::pin(self.tokens.get())).await?,
@@ -150,17 +158,29 @@ impl Proxy {
         match verdict {
             Verdict::Pass => Ok((answer, token)),
             // Boxed, so that the many calls that never come here carry nothing of it.
-            Verdict::Refused(reason) => Box::pin(self.refused(call, token, answer, reason, record)).await,
+            Verdict::Refused(reason) => {
+                Box::pin(self.refused(call, token, answer, reason, record)).await
+            }
         }
     }
 
     /// One attempt and what it says of the token.
-    async fn send(&self, call: &Call, token: &Token, record: &mut Record) -> Result<(Answer, Verdict), CallError> {
+    async fn send(
+        &self,
+        call: &Call,
+        token: &Token,
+        record: &mut Record,
+    ) -> Result<(Answer, Verdict), CallError> {
         let sent = waiting(record, self.upstream.send(token, &call.head, &call.upload)).await;
         let mut answer = match sent {
             Ok(answer) => answer,
             // When the caller's side failed, that is the reason, not the connection that it broke.
-            Err(error) => return Err(call.upload.failure().map_or(error.into(), CallError::Upload)),
+            Err(error) => {
+                return Err(call
+                    .upload
+                    .failure()
+                    .map_or(error.into(), CallError::Upload));
+            }
         };
         if answer.reconnected {
             self.calls.repeated(call.surface, Repeat::Reconnected);
@@ -169,7 +189,11 @@ impl Proxy {
             return Ok((answer, Verdict::Pass));
         }
         let body = answer.response.body_mut();
-        let seen = waiting(record, Box::pin(body.look_ahead(INSPECT_BYTES, INSPECT_PATIENCE))).await;
+        let seen = waiting(
+            record,
+            Box::pin(body.look_ahead(INSPECT_BYTES, INSPECT_PATIENCE)),
+        )
+        .await;
         let response = &answer.response;
         let verdict = verdict(
             call.surface,
@@ -236,7 +260,10 @@ impl Proxy {
 
     /// A renewed token was refused too. `None`: pass that on. A token that nobody has seen working ends the story (an
     /// org that refuses everything costs one repeat a call); one that has worked may have died since.
-    async fn after_a_second_refusal(&self, refused: &Token) -> Option<Result<Arc<Token>, TokenError>> {
+    async fn after_a_second_refusal(
+        &self,
+        refused: &Token,
+    ) -> Option<Result<Arc<Token>, TokenError>> {
         self.tokens.seen_working(refused.generation)?;
         if let Some(newer) = self.tokens.current()
             && newer.generation > refused.generation
@@ -313,7 +340,10 @@ impl Body for OutgoingBody {
     type Data = Bytes;
     type Error = InBodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
         let this = &mut *self;
         let frame = match &mut this.kind {
             Kind::Org(body) => ready!(Pin::new(body).poll_frame(cx)),
@@ -341,7 +371,9 @@ impl Body for OutgoingBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Org(body) => body.size_hint(),
-            Kind::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Kind::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
         }
     }
 }

@@ -19,7 +19,11 @@ pub fn strip_request(headers: &mut HeaderMap) {
     let wants_trailers = headers.get(header::TE).is_some_and(names_trailers);
     // Most calls carry none of these: look first, collect names only when there is something to remove.
     if headers.keys().any(stays_here) {
-        let doomed: Vec<HeaderName> = headers.keys().filter(|name| stays_here(name)).cloned().collect();
+        let doomed: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| stays_here(name))
+            .cloned()
+            .collect();
         for name in &doomed {
             headers.remove(name);
         }
@@ -59,8 +63,10 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 }
 
 fn names_trailers(te: &HeaderValue) -> bool {
-    te.to_str()
-        .is_ok_and(|te| te.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers")))
+    te.to_str().is_ok_and(|te| {
+        te.split(',')
+            .any(|part| part.trim().eq_ignore_ascii_case("trailers"))
+    })
 }
 
 /// Headers that `Connection` names are for this hop alone. `Host` and `Content-Length` cannot be named away.
@@ -74,7 +80,9 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::TE)
+        .filter(|name| {
+            *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::TE
+        })
         .collect();
     for name in named {
         headers.remove(name);
@@ -88,9 +96,10 @@ fn is_session_cookie(name: &str) -> bool {
 
 fn strip_session_cookies(headers: &mut HeaderMap) {
     let carries_one = headers.get_all(header::COOKIE).iter().any(|value| {
-        value
-            .to_str()
-            .map_or(true, |line| line.split(';').any(|pair| is_session_cookie(cookie_name(pair))))
+        value.to_str().map_or(true, |line| {
+            line.split(';')
+                .any(|pair| is_session_cookie(cookie_name(pair)))
+        })
     });
     if !carries_one {
         return;
@@ -126,7 +135,11 @@ fn cookie_name(pair: &str) -> &str {
 pub fn from_org(headers: &mut HeaderMap, org: &Instance, plain: bool) {
     remove_named_by_connection(headers);
     if headers.keys().any(is_hop_by_hop) {
-        let doomed: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+        let doomed: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| is_hop_by_hop(name))
+            .cloned()
+            .collect();
         for name in &doomed {
             headers.remove(name);
         }
@@ -197,7 +210,10 @@ fn relative_location(location: &HeaderValue, org: &Instance) -> Option<HeaderVal
         Some((host, port)) if !port.contains(']') => {
             host.eq_ignore_ascii_case(org.authority.host()) && port.parse() == Ok(org.port)
         }
-        _ => authority.eq_ignore_ascii_case(org.authority.host()) && org.authority.port_u16().is_none(),
+        _ => {
+            authority.eq_ignore_ascii_case(org.authority.host())
+                && org.authority.port_u16().is_none()
+        }
     };
     if !same_host {
         return None;
@@ -257,8 +273,15 @@ mod tests {
             vec![("authorization", "")],
             vec![("authorization", "OAuth undefined")],
             vec![("authorization", "Bearer a"), ("authorization", "Bearer b")],
-            vec![("connection", "authorization, close"), ("authorization", "Bearer a")],
-            vec![("x-sfdc-session", "a"), ("accesstoken", "b"), ("proxy-authorization", "Basic c")],
+            vec![
+                ("connection", "authorization, close"),
+                ("authorization", "Bearer a"),
+            ],
+            vec![
+                ("x-sfdc-session", "a"),
+                ("accesstoken", "b"),
+                ("proxy-authorization", "Basic c"),
+            ],
             vec![("cookie", "sid=a"), ("cookie", " SID = b ; sid_Client=c")],
         ] {
             let mut headers = map(&came);
@@ -266,7 +289,10 @@ mod tests {
             set_credential(&mut headers, &token());
             assert_eq!(
                 lines(&headers),
-                ["authorization: Bearer 00Dxx!live.token_1", "host: acme.my.salesforce.com"],
+                [
+                    "authorization: Bearer 00Dxx!live.token_1",
+                    "host: acme.my.salesforce.com"
+                ],
                 "{came:?}"
             );
             assert!(headers[header::AUTHORIZATION].is_sensitive());
@@ -323,7 +349,10 @@ mod tests {
     fn answers_lose_what_binds_them_to_the_orgs_host() {
         let org = token().instance;
         let mut headers = map(&[
-            ("set-cookie", "BrowserId=abc; Domain=.salesforce.com; Path=/; Secure; HttpOnly"),
+            (
+                "set-cookie",
+                "BrowserId=abc; Domain=.salesforce.com; Path=/; Secure; HttpOnly",
+            ),
             ("set-cookie", "sid=00D!secret; Path=/; Secure"),
             ("set-cookie", "plain=1"),
             ("strict-transport-security", "max-age=1"),
@@ -342,13 +371,19 @@ mod tests {
             ]
         );
         let mut tls = map(&[
-            ("set-cookie", "BrowserId=abc; domain=.salesforce.com; Secure"),
+            (
+                "set-cookie",
+                "BrowserId=abc; domain=.salesforce.com; Secure",
+            ),
             ("strict-transport-security", "max-age=1"),
         ]);
         from_org(&mut tls, &org, false);
         assert_eq!(
             lines(&tls),
-            ["set-cookie: BrowserId=abc; Secure", "strict-transport-security: max-age=1"]
+            [
+                "set-cookie: BrowserId=abc; Secure",
+                "strict-transport-security: max-age=1"
+            ]
         );
     }
 
@@ -359,7 +394,11 @@ mod tests {
         let table = [
             (&org, "https://acme.my.salesforce.com/a?b#c", Some("/a?b#c")),
             (&org, "HTTPS://ACME.my.salesforce.com", Some("/")),
-            (&org, "https://acme.my.salesforce.com//evil.example/x", Some("/evil.example/x")),
+            (
+                &org,
+                "https://acme.my.salesforce.com//evil.example/x",
+                Some("/evil.example/x"),
+            ),
             (&org, "https://acme.my.salesforce.com:443/a", Some("/a")),
             (&org, "https://acme.my.salesforce.com.evil.example/a", None),
             (&org, "https://acme.my.salesforce.com@evil.example/a", None),
@@ -372,7 +411,11 @@ mod tests {
         ];
         for (org, location, expected) in table {
             let found = relative_location(&HeaderValue::from_static(location), org);
-            assert_eq!(found.as_ref().map(|v| v.to_str().unwrap()), expected, "{location}");
+            assert_eq!(
+                found.as_ref().map(|v| v.to_str().unwrap()),
+                expected,
+                "{location}"
+            );
         }
     }
 

@@ -71,7 +71,13 @@ async fn probe(upstream: &Upstream, token: &Token) -> Finding {
     };
     let (parts, mut body) = answer.response.into_parts();
     let seen = body.look_ahead(INSPECT_BYTES, PATIENCE).await;
-    match verdict(Surface::Rest, &head.method, parts.status, &parts.headers, &seen) {
+    match verdict(
+        Surface::Rest,
+        &head.method,
+        parts.status,
+        &parts.headers,
+        &seen,
+    ) {
         Verdict::Refused(_) => Finding::Dead,
         Verdict::Pass if parts.status.is_server_error() => Finding::Unknown,
         Verdict::Pass => Finding::Alive,

@@ -49,7 +49,6 @@ use super::{
 use crate::{
     config::{self, OrgName},
     metrics::Metrics,
-    tls::{self, TlsError},
     token::{Instance, Token},
 };
 
@@ -138,8 +137,12 @@ pub struct Answer {
 }
 
 impl Upstream {
-    pub fn new(org: &OrgName, settings: &config::Upstream, metrics: &Metrics) -> Result<Self, TlsError> {
-        let mut tls = tls::client_config(settings.ca_file.as_deref())?;
+    pub fn new(
+        org: &OrgName,
+        settings: &config::Upstream,
+        mut tls: rustls::ClientConfig,
+        metrics: &Metrics,
+    ) -> Self {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -151,8 +154,12 @@ impl Upstream {
         if let Some(no) = &settings.proxy.no_proxy {
             egress = egress.no(no.clone());
         }
-        let gauge = |state| metrics.upstream_connections.with_label_values(&[org.as_str(), state]);
-        Ok(Self {
+        let gauge = |state| {
+            metrics
+                .upstream_connections
+                .with_label_values(&[org.as_str(), state])
+        };
+        Self {
             settings: settings.clone(),
             tls: TlsConnector::from(Arc::new(tls)),
             egress: egress.build(),
@@ -166,7 +173,7 @@ impl Upstream {
                 in_use: gauge("in_use"),
             }),
             tasks: TaskTracker::new(),
-        })
+        }
     }
 
     /// Closes connections that have been idle too long, until `stop`; then all idle ones, and waits for the rest.
@@ -186,7 +193,12 @@ impl Upstream {
     }
 
     /// Sends one attempt and waits for the head of the answer.
-    pub async fn send(&self, token: &Token, head: &Head, upload: &Upload) -> Result<Answer, UpstreamError> {
+    pub async fn send(
+        &self,
+        token: &Token,
+        head: &Head,
+        upload: &Upload,
+    ) -> Result<Answer, UpstreamError> {
         let instance = &token.instance;
         let mut request = head.request(token, upload);
         let mut reconnected = false;
@@ -198,12 +210,18 @@ impl Upstream {
                 Some(lease) => lease,
                 None => self.connect(instance).await?,
             };
-            let sender = lease.sender.as_mut().expect("a lease must hold its connection until it goes back");
+            let sender = lease
+                .sender
+                .as_mut()
+                .expect("a lease must hold its connection until it goes back");
             let sent = sender.try_send_request(request);
             let mut broke = match self.answer_in_time(sent, upload, instance).await? {
                 Ok(response) => {
                     let response = self.receive(response, lease, upload);
-                    return Ok(Answer { response, reconnected });
+                    return Ok(Answer {
+                        response,
+                        reconnected,
+                    });
                 }
                 Err(broke) => broke,
             };
@@ -253,7 +271,12 @@ impl Upstream {
         }
     }
 
-    fn receive(&self, response: Response<Incoming>, lease: Lease, upload: &Upload) -> Response<InBody> {
+    fn receive(
+        &self,
+        response: Response<Incoming>,
+        lease: Lease,
+        upload: &Upload,
+    ) -> Response<InBody> {
         let idle = self.settings.body_idle_timeout;
         response.map(|incoming| InBody::new(incoming, lease, upload.clone(), idle))
     }
@@ -271,14 +294,21 @@ impl Upstream {
 
     async fn connect_untimed(&self, instance: &Instance) -> Result<Sender, UpstreamError> {
         let host = || instance.authority.to_string();
-        let unreachable = |cause: BoxError| UpstreamError::Unreachable { host: host(), cause };
+        let unreachable = |cause: BoxError| UpstreamError::Unreachable {
+            host: host(),
+            cause,
+        };
         let tcp = self.connect_tcp(instance).await.map_err(unreachable)?;
         if !instance.tls {
             return self.handshake(tcp).await.map_err(|e| unreachable(e.into()));
         }
-        let name = ServerName::try_from(instance.host.clone()).map_err(|e| unreachable(e.into()))?;
+        let name =
+            ServerName::try_from(instance.host.clone()).map_err(|e| unreachable(e.into()))?;
         let tls = self.tls.connect(name, tcp).await;
-        let tls = tls.map_err(|cause| UpstreamError::Tls { host: host(), cause })?;
+        let tls = tls.map_err(|cause| UpstreamError::Tls {
+            host: host(),
+            cause,
+        })?;
         self.handshake(tls).await.map_err(|e| unreachable(e.into()))
     }
 
@@ -291,7 +321,11 @@ impl Upstream {
             .path_and_query("/")
             .build()?;
         let mut http = self.http.clone();
-        let egress = if instance.loopback { None } else { self.egress.intercept(&uri) };
+        let egress = if instance.loopback {
+            None
+        } else {
+            self.egress.intercept(&uri)
+        };
         let io = match egress {
             None => http.call(uri).await?,
             Some(egress) => {
@@ -349,7 +383,10 @@ impl Pool {
         loop {
             let mut idle = self.pop(instance)?;
             let fresh = idle.since.elapsed() < self.idle_timeout;
-            if fresh && !idle.sender.is_closed() && (idle.sender.is_ready() || settles(&mut idle.sender).await) {
+            if fresh
+                && !idle.sender.is_closed()
+                && (idle.sender.is_ready() || settles(&mut idle.sender).await)
+            {
                 return Some(self.lease(idle.sender, instance));
             }
         }
@@ -357,7 +394,9 @@ impl Pool {
 
     fn pop(&self, instance: &Arc<Instance>) -> Option<Idle> {
         let mut hosts = self.lock();
-        let host = hosts.iter_mut().find(|host| same(&host.instance, instance))?;
+        let host = hosts
+            .iter_mut()
+            .find(|host| same(&host.instance, instance))?;
         let idle = host.idle.pop();
         self.idle.sub(i64::from(idle.is_some()));
         idle
@@ -414,7 +453,10 @@ fn same(a: &Arc<Instance>, b: &Arc<Instance>) -> bool {
 
 /// Waits for a connection whose last answer has been read but whose task has not come round yet.
 async fn settles(sender: &mut Sender) -> bool {
-    matches!(timeout(Duration::from_millis(100), sender.ready()).await, Ok(Ok(())))
+    matches!(
+        timeout(Duration::from_millis(100), sender.ready()).await,
+        Ok(Ok(()))
+    )
 }
 
 impl Drop for Lease {
@@ -502,7 +544,10 @@ impl InBody {
         copy
     }
 
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
         let Some(source) = &mut self.source else {
             return Poll::Ready(None);
         };
@@ -536,7 +581,10 @@ impl Body for InBody {
     type Data = Bytes;
     type Error = InBodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
         if let Some(frame) = self.seen.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }

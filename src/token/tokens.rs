@@ -89,6 +89,26 @@ impl Tokens {
         self.wait(refused).await
     }
 
+    /// As [`Self::renewed`], for a token that the org has been asked about and called dead: not even a cool-down stands
+    /// against a login then.
+    pub async fn renewed_dead(&self, dead: Generation) -> Result<Arc<Token>, TokenError> {
+        let dead = dead.min(self.newest());
+        match self.current() {
+            Some(token) if token.generation > dead => Ok(token),
+            _ => {
+                self.shared.reject(dead);
+                self.wait(dead).await
+            }
+        }
+    }
+
+    /// The org refused this generation, and the call cannot be repeated: as [`Self::renewed`], without waiting.
+    pub fn reject(&self, refused: Generation) {
+        if refused <= self.newest() && !self.shared.cooling_down() {
+            self.shared.reject(refused);
+        }
+    }
+
     /// A call that was repeated with this generation was refused again: the renewal did not help. Starts the cool-down,
     /// once for each generation: were it restarted by every refusal, a steady stream of them would prevent any renewal.
     pub fn did_not_help(&self, refused_again: Generation) {

@@ -5,4 +5,13 @@
     reason = "clippy.toml allows it in tests; helpers of an integration binary count as well"
 )]
 
+#[path = "../support/mod.rs"]
+mod support;
+
+mod admin;
 mod check;
+mod guard;
+mod org_trouble;
+mod outage;
+mod passthrough;
+mod refusal;

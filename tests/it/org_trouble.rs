@@ -32,14 +32,19 @@ async fn a_pooled_connection_that_the_org_closed_is_not_used() {
 async fn a_reused_connection_that_dies_silently_costs_an_idempotent_call_nothing() {
     // every connection serves one call and dies at the second without an answer
     let org = RawOrg::start(|request| {
-        if request.nth_on_connection == 0 { Script::ok() } else { Script::Cut }
+        if request.nth_on_connection == 0 {
+            Script::ok()
+        } else {
+            Script::Cut
+        }
     })
     .await;
     let app = Running::start(&org.url(), |_| {}).await;
     for _ in 0..10 {
         assert_eq!(call(app.proxy, GET, b"").await.status, 200);
     }
-    let reconnected = "sf_token_proxy_retries_total{org=\"main\",result=\"reconnected\",surface=\"rest\"}";
+    let reconnected =
+        "sf_token_proxy_retries_total{org=\"main\",result=\"reconnected\",surface=\"rest\"}";
     assert!(app.metric(reconnected).await >= 9.0);
     app.stop().await;
 }
@@ -47,13 +52,20 @@ async fn a_reused_connection_that_dies_silently_costs_an_idempotent_call_nothing
 #[tokio::test]
 async fn a_post_that_the_org_may_have_acted_on_is_not_sent_twice() {
     let org = RawOrg::start(|request| {
-        if request.nth_on_connection == 0 { Script::ok() } else { Script::Cut }
+        if request.nth_on_connection == 0 {
+            Script::ok()
+        } else {
+            Script::Cut
+        }
     })
     .await;
     let app = Running::start(&org.url(), |_| {}).await;
     assert_eq!(call(app.proxy, POST, b"hi").await.status, 200);
     let reply = call(app.proxy, POST, b"hi").await;
-    assert_eq!((reply.status, code(&reply).as_str()), (502, "SFPROXY_ORG_BROKE_OFF"));
+    assert_eq!(
+        (reply.status, code(&reply).as_str()),
+        (502, "SFPROXY_ORG_BROKE_OFF")
+    );
     assert_eq!(org.seen().len(), 2, "sent once each");
     app.stop().await;
 }
@@ -63,7 +75,10 @@ async fn a_fresh_connection_that_breaks_off_is_502_with_the_reason() {
     let org = RawOrg::start(|_| Script::Cut).await;
     let app = Running::start(&org.url(), |_| {}).await;
     let reply = call(app.proxy, GET, b"").await;
-    assert_eq!((reply.status, code(&reply).as_str()), (502, "SFPROXY_ORG_BROKE_OFF"));
+    assert_eq!(
+        (reply.status, code(&reply).as_str()),
+        (502, "SFPROXY_ORG_BROKE_OFF")
+    );
     assert!(reply.header("proxy-status")[0].contains("error=connection_terminated"));
     assert_eq!(org.seen().len(), 1);
     app.stop().await;
@@ -77,12 +92,20 @@ async fn an_org_that_nobody_listens_for_is_502() {
     };
     let login = RawOrg::start(|_| panic!("calls go elsewhere")).await;
     let app = Running::start(&login.url(), |config| {
-        config.orgs.values_mut().next().unwrap().instance_url = Some(format!("http://{nobody}").parse().unwrap());
+        config.orgs.values_mut().next().unwrap().instance_url =
+            Some(format!("http://{nobody}").parse().unwrap());
     })
     .await;
     let reply = call(app.proxy, GET, b"").await;
-    assert_eq!((reply.status, code(&reply).as_str()), (502, "SFPROXY_ORG_UNREACHABLE"));
-    assert!(reply.text().to_lowercase().contains("refused"), "{}", reply.text());
+    assert_eq!(
+        (reply.status, code(&reply).as_str()),
+        (502, "SFPROXY_ORG_UNREACHABLE")
+    );
+    assert!(
+        reply.text().to_lowercase().contains("refused"),
+        "{}",
+        reply.text()
+    );
     app.stop().await;
 }
 
@@ -95,7 +118,10 @@ async fn an_org_without_trusted_tls_is_502_and_names_the_setting() {
     })
     .await;
     let reply = call(app.proxy, GET, b"").await;
-    assert_eq!((reply.status, code(&reply).as_str()), (502, "SFPROXY_ORG_TLS"));
+    assert_eq!(
+        (reply.status, code(&reply).as_str()),
+        (502, "SFPROXY_ORG_TLS")
+    );
     assert!(reply.text().contains("upstream.ca_file"));
     app.stop().await;
 }
@@ -109,7 +135,10 @@ async fn a_hanging_org_is_504_after_the_setting() {
     .await;
     let asked = Instant::now();
     let reply = call(app.proxy, GET, b"").await;
-    assert_eq!((reply.status, code(&reply).as_str()), (504, "SFPROXY_ORG_TIMEOUT"));
+    assert_eq!(
+        (reply.status, code(&reply).as_str()),
+        (504, "SFPROXY_ORG_TIMEOUT")
+    );
     assert!(asked.elapsed() >= Duration::from_millis(300));
     assert!(reply.header("proxy-status")[0].contains("error=http_response_timeout"));
     assert!(reply.text().contains("upstream.response_timeout"));
@@ -123,7 +152,10 @@ async fn an_answer_that_stalls_or_breaks_off_is_broken_off_for_the_caller_too() 
             let head = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this".to_vec();
             match end {
                 "cut" => Script::SayAndClose(head),
-                _ => Script::Slowly(vec![(Duration::ZERO, head), (Duration::from_secs(600), Vec::new())]),
+                _ => Script::Slowly(vec![
+                    (Duration::ZERO, head),
+                    (Duration::from_secs(600), Vec::new()),
+                ]),
             }
         })
         .await;
@@ -136,8 +168,15 @@ async fn an_answer_that_stalls_or_breaks_off_is_broken_off_for_the_caller_too() 
             .write_all(b"GET /services/data/v60.0/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .await
             .unwrap();
-        assert!(read_reply(&mut stream, false).await.is_none(), "{end}: a short answer must not look whole");
-        let outcome = if end == "cut" { "upstream_error" } else { "timeout" };
+        assert!(
+            read_reply(&mut stream, false).await.is_none(),
+            "{end}: a short answer must not look whole"
+        );
+        let outcome = if end == "cut" {
+            "upstream_error"
+        } else {
+            "timeout"
+        };
         let series = format!(
             "sf_token_proxy_requests_total{{code=\"200\",method=\"GET\",org=\"main\",outcome=\"{outcome}\",surface=\"rest\"}}"
         );
@@ -159,7 +198,10 @@ async fn a_caller_that_stalls_in_its_body_is_told_and_the_org_is_let_go() {
         .await
         .unwrap();
     let reply = read_reply(&mut stream, false).await.expect("an answer");
-    assert_eq!((reply.status, code(&reply).as_str()), (408, "SFPROXY_REQUEST_BODY"));
+    assert_eq!(
+        (reply.status, code(&reply).as_str()),
+        (408, "SFPROXY_REQUEST_BODY")
+    );
     app.stop().await;
 }
 

@@ -7,7 +7,8 @@ use tokio::{net::TcpListener, time::Instant};
 use crate::support::{RawOrg, Running, Script, app::CANARY_SECRET, call, eventually};
 
 const GET: &str = "GET /services/data/v60.0/x HTTP/1.1";
-const NOT_APPROVED: &str = r#"{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}"#;
+const NOT_APPROVED: &str =
+    r#"{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}"#;
 
 #[tokio::test]
 async fn a_login_host_that_is_down_at_start_is_said_and_healed() {
@@ -23,7 +24,11 @@ async fn a_login_host_that_is_down_at_start_is_said_and_healed() {
     let reply = call(app.proxy, GET, b"").await;
     assert_eq!(reply.status, 503, "{}", reply.text());
     assert!(reply.text().contains("SFPROXY_NO_TOKEN"));
-    assert!(reply.text().contains(&address.to_string()), "which host: {}", reply.text());
+    assert!(
+        reply.text().contains(&address.to_string()),
+        "which host: {}",
+        reply.text()
+    );
     assert_eq!(reply.header("retry-after").len(), 1);
     let probe = async |path: &str| call(app.admin, &format!("GET {path} HTTP/1.1"), b"").await;
     assert_eq!(probe("/livez").await.status, 200, "the process turns over");
@@ -31,7 +36,10 @@ async fn a_login_host_that_is_down_at_start_is_said_and_healed() {
     let org = RawOrg::start_at(address, |_| Script::ok()).await;
     let back = Instant::now();
     while call(app.proxy, GET, b"").await.status != 200 {
-        assert!(back.elapsed() < Duration::from_secs(60), "not healed within a minute");
+        assert!(
+            back.elapsed() < Duration::from_secs(60),
+            "not healed within a minute"
+        );
     }
     assert!(org.logins() <= 2);
     assert_eq!(probe("/startupz").await.status, 200);
@@ -43,33 +51,57 @@ async fn a_login_host_that_is_down_at_start_is_said_and_healed() {
 async fn a_permanent_refusal_is_answered_from_memory_and_heals() {
     let org = RawOrg::start(|_| Script::ok()).await;
     org.refuse_logins(Some(("400 Bad Request", NOT_APPROVED)));
-    let app = Running::start(&org.url(), |config| config.admin.startup_patience = Duration::ZERO).await;
+    let app = Running::start(&org.url(), |config| {
+        config.admin.startup_patience = Duration::ZERO
+    })
+    .await;
     eventually("the first login", || org.logins(), |n| *n == 1).await;
     let refused = call(app.proxy, GET, b"").await;
     assert_eq!(refused.status, 503);
     for _ in 0..50 {
         let asked = Instant::now();
         let reply = call(app.proxy, GET, b"").await;
-        assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() < Duration::from_millis(100),
+            "{:?}",
+            asked.elapsed()
+        );
         assert_eq!(reply.status, 503);
         let text = reply.text();
-        assert!(text.contains("user hasn't approved this consumer"), "Salesforce's reason: {text}");
-        assert!(text.to_lowercase().contains("pre-authorized"), "our advice: {text}");
+        assert!(
+            text.contains("user hasn't approved this consumer"),
+            "Salesforce's reason: {text}"
+        );
+        assert!(
+            text.to_lowercase().contains("pre-authorized"),
+            "our advice: {text}"
+        );
         assert!(!text.contains(CANARY_SECRET));
     }
     assert!(org.logins() <= 2, "callers cause no logins");
     let startup = call(app.admin, "GET /startupz HTTP/1.1", b"").await;
-    assert_eq!(startup.status, 503, "a permanent refusal holds the start back: {}", startup.text());
+    assert_eq!(
+        startup.status,
+        503,
+        "a permanent refusal holds the start back: {}",
+        startup.text()
+    );
     assert!(startup.text().contains("refused"), "{}", startup.text());
     // the operator approves the app; the schedule is 5, 15, 30 s, then each minute
     org.refuse_logins(None);
     let approved = Instant::now();
     while call(app.proxy, GET, b"").await.status != 200 {
-        assert!(approved.elapsed() < Duration::from_secs(120), "not healed within two minutes");
+        assert!(
+            approved.elapsed() < Duration::from_secs(120),
+            "not healed within two minutes"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(org.logins() <= 5);
-    assert_eq!(call(app.admin, "GET /startupz HTTP/1.1", b"").await.status, 200);
+    assert_eq!(
+        call(app.admin, "GET /startupz HTTP/1.1", b"").await.status,
+        200
+    );
     app.stop().await;
 }
 
@@ -82,7 +114,10 @@ async fn a_login_host_that_is_down_while_the_token_lives_fails_no_call() {
     })
     .await;
     assert_eq!(call(app.proxy, GET, b"").await.status, 200);
-    org.refuse_logins(Some(("503 Service Unavailable", "<html>maintenance</html>")));
+    org.refuse_logins(Some((
+        "503 Service Unavailable",
+        "<html>maintenance</html>",
+    )));
     let started = Instant::now();
     let mut calls = 0;
     while started.elapsed() < Duration::from_secs(44) {
@@ -91,10 +126,17 @@ async fn a_login_host_that_is_down_while_the_token_lives_fails_no_call() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(calls > 100);
-    assert!(org.logins() >= 2, "a renewal was tried, or this proves nothing");
+    assert!(
+        org.logins() >= 2,
+        "a renewal was tried, or this proves nothing"
+    );
     let state = "sf_token_proxy_token_state{org=\"main\",state=\"live_renewal_failing\"}";
     assert_eq!(app.metric(state).await, 1.0);
-    assert_eq!(app.metric("sf_token_proxy_token_past_expiry{org=\"main\"}").await, 1.0);
+    assert_eq!(
+        app.metric("sf_token_proxy_token_past_expiry{org=\"main\"}")
+            .await,
+        1.0
+    );
     app.stop().await;
 }
 

@@ -91,8 +91,16 @@ pub async fn read_reply_from(
     }
 }
 
-async fn read_reply_body(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, reply: &mut Reply) -> Option<()> {
-    if reply.header("transfer-encoding").iter().any(|value| value.contains("chunked")) {
+async fn read_reply_body(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+    reply: &mut Reply,
+) -> Option<()> {
+    if reply
+        .header("transfer-encoding")
+        .iter()
+        .any(|value| value.contains("chunked"))
+    {
         loop {
             let size = read_until(stream, buffer, b"\r\n").await?;
             let size = usize::from_str_radix(String::from_utf8_lossy(&size).trim(), 16).ok()?;
@@ -111,7 +119,11 @@ async fn read_reply_body(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec
             reply.trailers.push_str(&String::from_utf8_lossy(&line));
         }
     }
-    match reply.header("content-length").first().and_then(|value| value.parse::<usize>().ok()) {
+    match reply
+        .header("content-length")
+        .first()
+        .and_then(|value| value.parse::<usize>().ok())
+    {
         Some(length) => {
             fill(stream, buffer, length).await?;
             reply.body = buffer.drain(..length).collect();
@@ -128,7 +140,11 @@ async fn read_reply_body(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec
     Some(())
 }
 
-async fn fill(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, length: usize) -> Option<()> {
+async fn fill(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+    length: usize,
+) -> Option<()> {
     while buffer.len() < length {
         buffer.reserve(64 * 1024);
         if stream.read_buf(buffer).await.ok()? == 0 {

@@ -1,7 +1,13 @@
 //! What tests and benches share: an org to script byte by byte, the app in process, a raw client.
 //!
 //! Used by `tests/it` and, by path, by `benches`; not every user needs every part.
-#![allow(dead_code, unused_imports)]
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "each user needs a part; and it is no product code"
+)]
 
 pub mod app;
 pub mod client;
@@ -18,7 +24,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Waits for a condition with a bound; the message shows what was seen last.
-pub async fn eventually<T: std::fmt::Debug>(what: &str, mut seen: impl FnMut() -> T, good: impl Fn(&T) -> bool) -> T {
+pub async fn eventually<T: std::fmt::Debug>(
+    what: &str,
+    mut seen: impl FnMut() -> T,
+    good: impl Fn(&T) -> bool,
+) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let now = seen();

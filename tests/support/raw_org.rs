@@ -52,7 +52,10 @@ impl RawRequest {
     }
 
     pub fn token(&self) -> &str {
-        self.header("authorization").first().copied().unwrap_or_default()
+        self.header("authorization")
+            .first()
+            .copied()
+            .unwrap_or_default()
     }
 }
 
@@ -90,7 +93,8 @@ impl Script {
     }
 }
 
-pub const EXPIRED: &str = r#"[{"message":"Session expired or invalid","errorCode":"INVALID_SESSION_ID"}]"#;
+pub const EXPIRED: &str =
+    r#"[{"message":"Session expired or invalid","errorCode":"INVALID_SESSION_ID"}]"#;
 
 type Play = dyn Fn(&RawRequest) -> Script + Send + Sync;
 
@@ -132,7 +136,11 @@ impl RawOrg {
         play: impl Fn(&RawRequest) -> Script + Send + Sync + 'static,
         early_refusals: u32,
     ) -> Self {
-        Self::listen(TcpListener::bind("127.0.0.1:0").await.unwrap(), play, early_refusals)
+        Self::listen(
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            play,
+            early_refusals,
+        )
     }
 
     fn listen(
@@ -197,7 +205,11 @@ impl RawOrg {
 
     /// The next login gets these bytes.
     pub fn next_login(&self, answer: &str) {
-        self.inner.login_answers.lock().unwrap().push(answer.as_bytes().to_vec());
+        self.inner
+            .login_answers
+            .lock()
+            .unwrap()
+            .push(answer.as_bytes().to_vec());
     }
 }
 
@@ -223,7 +235,8 @@ async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
             body: Vec::new(),
             trailers: String::new(),
         };
-        let has_body = !request.header("content-length").is_empty() || !request.header("transfer-encoding").is_empty();
+        let has_body = !request.header("content-length").is_empty()
+            || !request.header("transfer-encoding").is_empty();
         let is_login = request.target() == "/services/oauth2/token";
         let left = inner.early_answers.load(Ordering::SeqCst);
         if inner.early && has_body && !is_login && left > 0 {
@@ -240,7 +253,10 @@ async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
             while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
             return;
         }
-        if read_body(&mut stream, &mut buffer, &mut request).await.is_none() {
+        if read_body(&mut stream, &mut buffer, &mut request)
+            .await
+            .is_none()
+        {
             return;
         }
         let script = if is_login {
@@ -281,7 +297,10 @@ impl Inner {
         };
         match scripted.or_else(|| self.login_refusal.lock().unwrap().clone()) {
             Some(bytes) => Script::Say(bytes),
-            None => Script::json("200 OK", &token_answer(&format!("http://{}", self.address), n)),
+            None => Script::json(
+                "200 OK",
+                &token_answer(&format!("http://{}", self.address), n),
+            ),
         }
     }
 }
@@ -293,7 +312,11 @@ pub fn token_answer(instance: &str, n: u32) -> String {
 }
 
 /// Takes everything up to and with `end` out of the stream.
-pub async fn read_until(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, end: &[u8]) -> Option<Vec<u8>> {
+pub async fn read_until(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+    end: &[u8],
+) -> Option<Vec<u8>> {
     loop {
         if let Some(at) = buffer.windows(end.len()).position(|window| window == end) {
             let rest = buffer.split_off(at + end.len());
@@ -303,7 +326,11 @@ pub async fn read_until(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<
     }
 }
 
-async fn read_exactly(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, length: usize) -> Option<Vec<u8>> {
+async fn read_exactly(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+    length: usize,
+) -> Option<Vec<u8>> {
     while buffer.len() < length {
         more(stream, buffer).await?;
     }
@@ -319,8 +346,16 @@ async fn more(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> Op
     }
 }
 
-async fn read_body(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, request: &mut RawRequest) -> Option<()> {
-    if request.header("transfer-encoding").iter().any(|value| value.contains("chunked")) {
+async fn read_body(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+    request: &mut RawRequest,
+) -> Option<()> {
+    if request
+        .header("transfer-encoding")
+        .iter()
+        .any(|value| value.contains("chunked"))
+    {
         loop {
             let size = read_until(stream, buffer, b"\r\n").await?;
             let size = usize::from_str_radix(String::from_utf8_lossy(&size).trim(), 16).ok()?;
@@ -338,7 +373,10 @@ async fn read_body(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, 
             request.trailers.push_str(&String::from_utf8_lossy(&line));
         }
     }
-    let length = request.header("content-length").first().and_then(|value| value.parse().ok());
+    let length = request
+        .header("content-length")
+        .first()
+        .and_then(|value| value.parse().ok());
     request.body = read_exactly(stream, buffer, length.unwrap_or(0)).await?;
     Some(())
 }

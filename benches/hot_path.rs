@@ -1,11 +1,7 @@
 //! What the pieces of a call cost: the header rewrite, reading the token, the verdict, and a whole call over loopback.
 //! `benches/README.md` explains the figures.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    reason = "a bench, not the product"
-)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a bench, not the product")]
 
 use std::{
     hint::black_box,
@@ -60,14 +56,8 @@ fn response_headers() -> HeaderMap {
             "set-cookie",
             "BrowserId=AbCdEfGh; domain=.salesforce.com; path=/; Secure; HttpOnly",
         ),
-        (
-            "strict-transport-security",
-            "max-age=63072000; includeSubDomains",
-        ),
-        (
-            "cache-control",
-            "no-cache,must-revalidate,max-age=0,no-store,private",
-        ),
+        ("strict-transport-security", "max-age=63072000; includeSubDomains"),
+        ("cache-control", "no-cache,must-revalidate,max-age=0,no-store,private"),
         ("vary", "Accept-Encoding"),
         ("sforce-limit-info", "api-usage=18/15000"),
         ("server", "sfdcedge"),
@@ -83,9 +73,8 @@ fn instance() -> Arc<Instance> {
 }
 
 fn sample_token() -> Token {
-    let secret = SecretString::from(
-        "00Dxx0000001gER!AQcAQExampleExampleExampleExampleExampleExampleExampleExampleExample",
-    );
+    let secret =
+        SecretString::from("00Dxx0000001gER!AQcAQExampleExampleExampleExampleExampleExampleExampleExampleExample");
     let expiry = Expiry::Assumed(SystemTime::UNIX_EPOCH);
     let minted = tokio::time::Instant::now();
     Token::new(
@@ -171,25 +160,11 @@ fn pure(c: &mut Criterion) {
     c.bench_function("verdict/expired", |b| {
         b.iter(|| {
             let status = black_box(StatusCode::UNAUTHORIZED);
-            verdict(
-                Surface::Rest,
-                &Method::GET,
-                status,
-                &headers,
-                black_box(body),
-            )
+            verdict(Surface::Rest, &Method::GET, status, &headers, black_box(body))
         });
     });
     c.bench_function("verdict/ok", |b| {
-        b.iter(|| {
-            verdict(
-                Surface::Rest,
-                &Method::GET,
-                black_box(StatusCode::OK),
-                &headers,
-                b"",
-            )
-        });
+        b.iter(|| verdict(Surface::Rest, &Method::GET, black_box(StatusCode::OK), &headers, b""));
     });
 }
 
@@ -200,11 +175,12 @@ fn tokens(c: &mut Criterion) {
         .enable_all()
         .build()
         .unwrap();
-    let (tokens, renewals) = runtime.block_on(support::renewing_tokens());
+    let stop = CancellationToken::new();
+    let tokens = runtime.block_on(renewing_tokens(stop.clone()));
     c.bench_function("tokens/current while renewing", |b| {
         b.iter(|| black_box(tokens.current()))
     });
-    drop(renewals);
+    stop.cancel();
 }
 
 /// A whole call: client, proxy and org in one thread, so this is an upper bound of the three together.
@@ -224,9 +200,7 @@ fn loopback(c: &mut Criterion) {
         .throughput(Throughput::Elements(1))
         .measurement_time(Duration::from_secs(5));
     for (name, address) in [("direct", direct), ("proxied", app.proxy)] {
-        let stream = Arc::new(tokio::sync::Mutex::new(
-            runtime.block_on(support::connect(address)),
-        ));
+        let stream = Arc::new(tokio::sync::Mutex::new(runtime.block_on(support::connect(address))));
         group.bench_function(name, |b| {
             b.to_async(&runtime).iter(|| async {
                 let mut stream = stream.lock().await;

@@ -34,10 +34,7 @@ impl Admin {
             "/startupz" => report(&self.health.startup()),
             "/readyz" => report(&self.health.ready()),
             "/metrics" => self.metrics(),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                &format!("not here; there is {PATHS}\n"),
-            ),
+            _ => text(StatusCode::NOT_FOUND, &format!("not here; there is {PATHS}\n")),
         }
     }
 
@@ -46,10 +43,9 @@ impl Admin {
         match TextEncoder::new().encode(&self.registry.gather(), &mut page) {
             Ok(()) => {
                 let mut response = Response::new(Full::new(page.into()));
-                response.headers_mut().insert(
-                    header::CONTENT_TYPE,
-                    HeaderValue::from_static(prometheus::TEXT_FORMAT),
-                );
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_TYPE, HeaderValue::from_static(prometheus::TEXT_FORMAT));
                 response
             }
             Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{e}\n")),

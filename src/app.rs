@@ -31,10 +31,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     #[error("{setting}: {source}")]
-    Listen {
-        setting: &'static str,
-        source: io::Error,
-    },
+    Listen { setting: &'static str, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -123,10 +120,7 @@ impl App {
                 .iter()
                 .filter_map(|(listener, ..)| listener.local_addr().ok())
                 .collect(),
-            admin: admin_listeners
-                .iter()
-                .filter_map(|l| l.local_addr().ok())
-                .collect(),
+            admin: admin_listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
             admin_room: Admin {
                 registry: metrics.registry.clone(),
                 health: health.clone(),
@@ -141,28 +135,13 @@ impl App {
     }
 }
 
-fn proxy_room(
-    org: &OrgName,
-    config: &Config,
-    metrics: &Metrics,
-    tokens: Tokens,
-    upstream: Arc<Upstream>,
-) -> Proxy {
+fn proxy_room(org: &OrgName, config: &Config, metrics: &Metrics, tokens: Tokens, upstream: Arc<Upstream>) -> Proxy {
     let calls = Calls::new(org.clone(), metrics, config.log.requests);
     let store = Store::new(&config.replay, metrics.replay_bytes.clone());
-    proxy::Proxy::new(
-        tokens,
-        upstream,
-        calls,
-        store,
-        config.upstream.body_idle_timeout,
-    )
+    proxy::Proxy::new(tokens, upstream, calls, store, config.upstream.body_idle_timeout)
 }
 
-async fn bind(
-    setting: &'static str,
-    addresses: &[SocketAddr],
-) -> Result<Vec<TcpListener>, BindError> {
+async fn bind(setting: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     server::bind(addresses)
         .await
         .map_err(|source| BindError::Listen { setting, source })
@@ -181,12 +160,7 @@ impl Bound {
                 let door = Arc::clone(&door);
                 async move { door.handle(request).await }
             };
-            callers.spawn(async move {
-                (
-                    "a listener",
-                    server::serve(listener, handler, limits, stop).await,
-                )
-            });
+            callers.spawn(async move { ("a listener", server::serve(listener, handler, limits, stop).await) });
         }
         // These outlive the callers.
         let late = Stop::new();

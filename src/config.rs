@@ -39,12 +39,8 @@ pub fn load(path: Option<&Path>, vars: &Vars) -> Result<Config, Problems> {
         return from_env(vars);
     };
     let name = path.display().to_string();
-    let yaml = std::fs::read_to_string(path).map_err(|e| {
-        Problems::one(
-            name.as_str(),
-            format!("cannot read the configuration file: {e}"),
-        )
-    })?;
+    let yaml = std::fs::read_to_string(path)
+        .map_err(|e| Problems::one(name.as_str(), format!("cannot read the configuration file: {e}")))?;
     from_yaml(&yaml, &name, vars)
 }
 

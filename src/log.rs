@@ -126,10 +126,7 @@ mod tests {
             time.starts_with("20") && time.ends_with('Z') && time.contains('T'),
             "{time}"
         );
-        assert!(
-            line.get("span").is_none() && line.get("spans").is_none(),
-            "{text}"
-        );
+        assert!(line.get("span").is_none() && line.get("spans").is_none(), "{text}");
     }
 
     #[test]

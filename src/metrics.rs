@@ -6,8 +6,8 @@
 //! Units: seconds and bytes; instants are seconds since 1970; counters end in `_total`.
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, core::Collector,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, core::Collector,
 };
 
 use crate::{
@@ -84,12 +84,7 @@ impl Metrics {
                 OVERHEAD_SECONDS,
                 &["org"],
             ),
-            requests_in_flight: gauges(
-                &r,
-                "requests_in_flight",
-                "Calls being answered now.",
-                &["org"],
-            ),
+            requests_in_flight: gauges(&r, "requests_in_flight", "Calls being answered now.", &["org"]),
             retries: counters(
                 &r,
                 "retries_total",
@@ -104,10 +99,7 @@ impl Metrics {
             ),
             replay_bytes: register(
                 &r,
-                IntGauge::with_opts(opts(
-                    "replay_bytes",
-                    "Request body bytes kept for a repeat now.",
-                )),
+                IntGauge::with_opts(opts("replay_bytes", "Request body bytes kept for a repeat now.")),
             ),
             replay_skipped: counters(
                 &r,
@@ -171,12 +163,7 @@ impl Metrics {
                     "1 for the state that the org's token is in, 0 for the others.",
                     &["org", "state"],
                 ),
-                waiters: gauges(
-                    &r,
-                    "token_waiters",
-                    "Calls waiting for a token now.",
-                    &["org"],
-                ),
+                waiters: gauges(&r, "token_waiters", "Calls waiting for a token now.", &["org"]),
                 budget: float_gauges(
                     &r,
                     "login_budget_remaining",
@@ -206,9 +193,10 @@ impl Metrics {
         );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         #[cfg(target_os = "linux")]
-        if let Err(e) = metrics.registry.register(Box::new(
-            prometheus::process_collector::ProcessCollector::for_self(),
-        )) {
+        if let Err(e) = metrics
+            .registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+        {
             tracing::warn!(error = %e, "no process metrics");
         }
         metrics
@@ -227,8 +215,7 @@ impl Metrics {
             duration: t.duration.with_label_values(&[org]),
             expiry: t.expiry.with_label_values(&[org]),
             minted: t.minted.with_label_values(&[org]),
-            states: StateWord::ALL
-                .map(|word| (word, t.state.with_label_values(&[org, word.as_str()]))),
+            states: StateWord::ALL.map(|word| (word, t.state.with_label_values(&[org, word.as_str()]))),
             waiters: t.waiters.with_label_values(&[org]),
             budget: t.budget.with_label_values(&[org]),
             past_expiry: t.overdue.with_label_values(&[org]),
@@ -287,10 +274,7 @@ fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("{PREFIX}_{name}"), help)
 }
 
-fn register<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    collector: prometheus::Result<C>,
-) -> C {
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
     let collector = collector.expect("metric names and labels must be valid");
     registry
         .register(Box::new(collector.clone()))
@@ -310,13 +294,7 @@ fn float_gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeV
     register(r, GaugeVec::new(opts(name, help), labels))
 }
 
-fn histograms(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    buckets: &[f64],
-    labels: &[&str],
-) -> HistogramVec {
+fn histograms(r: &Registry, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
     let opts = HistogramOpts::new(format!("{PREFIX}_{name}"), help).buckets(buckets.to_vec());
     register(r, HistogramVec::new(opts, labels))
 }

@@ -64,9 +64,7 @@ impl Health {
             .map(|tokens| (tokens.org().to_string(), tokens.snapshot()))
             .collect();
         let good = inner.started.load(Ordering::Relaxed)
-            || states
-                .iter()
-                .all(|(_, snapshot)| lets_start(snapshot.state, waited));
+            || states.iter().all(|(_, snapshot)| lets_start(snapshot.state, waited));
         if good {
             inner.started.store(true, Ordering::Relaxed);
         }

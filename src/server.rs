@@ -5,9 +5,7 @@
 //! on force everything is dropped.
 //! Fails with: an accept error that is no single connection's fault. HTTP/1.1, and HTTP/2 by prior knowledge.
 
-use std::{
-    convert::Infallible, error::Error as StdError, io, net::SocketAddr, sync::Arc, time::Duration,
-};
+use std::{convert::Infallible, error::Error as StdError, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -58,10 +56,7 @@ pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
                 tracing::info!(%address, "no IPv6 on this machine, not listening there");
             }
             Err(e) => {
-                return Err(io::Error::new(
-                    e.kind(),
-                    format!("cannot listen on {address}: {e}"),
-                ));
+                return Err(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")));
             }
         }
     }
@@ -74,12 +69,7 @@ fn no_ipv6(error: &io::Error) -> bool {
 }
 
 /// Serves one listener until `stop`; returns when its last connection has ended.
-pub async fn serve<H, F, B>(
-    listener: TcpListener,
-    handler: H,
-    limits: Limits,
-    stop: Stop,
-) -> io::Result<()>
+pub async fn serve<H, F, B>(listener: TcpListener, handler: H, limits: Limits, stop: Stop) -> io::Result<()>
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
@@ -137,10 +127,7 @@ async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
     Ok((stream, permit))
@@ -168,12 +155,8 @@ fn rest_after(error: &io::Error) -> Option<Duration> {
     }
 }
 
-async fn connection<H, F, B>(
-    stream: TcpStream,
-    builder: &auto::Builder<TokioExecutor>,
-    handler: H,
-    stop: Stop,
-) where
+async fn connection<H, F, B>(stream: TcpStream, builder: &auto::Builder<TokioExecutor>, handler: H, stop: Stop)
+where
     H: Fn(Request<Incoming>) -> F + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,

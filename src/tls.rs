@@ -27,10 +27,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// A client configuration without ALPN; callers set `alpn_protocols` on their copy.
 pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let provider = provider();
-    let extra = ca_file
-        .map(read_certificates)
-        .transpose()?
-        .unwrap_or_default();
+    let extra = ca_file.map(read_certificates).transpose()?.unwrap_or_default();
     let verifier = Verifier::new_with_extra_roots(extra, Arc::clone(&provider))?;
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -85,8 +85,8 @@ impl Token {
         minted_at: SystemTime,
         minted: tokio::time::Instant,
     ) -> Result<Self, TokenNotAHeader> {
-        let mut authorization = HeaderValue::try_from(format!("Bearer {}", secret.expose_secret()))
-            .map_err(|_| TokenNotAHeader)?;
+        let mut authorization =
+            HeaderValue::try_from(format!("Bearer {}", secret.expose_secret())).map_err(|_| TokenNotAHeader)?;
         authorization.set_sensitive(true);
         Ok(Self {
             generation,
@@ -173,8 +173,7 @@ impl Instance {
         };
         Ok(Self {
             tls,
-            host_header: HeaderValue::try_from(authority.as_str())
-                .map_err(|_| InstanceError::NotAUrl)?,
+            host_header: HeaderValue::try_from(authority.as_str()).map_err(|_| InstanceError::NotAUrl)?,
             authority: Authority::try_from(authority).map_err(|_| InstanceError::NotAUrl)?,
             host: match &host {
                 url::Host::Domain(name) => (*name).to_owned(),
@@ -192,9 +191,7 @@ pub fn is_loopback(host: &url::Host<&str>) -> bool {
     match host {
         url::Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
         url::Host::Ipv4(ip) => ip.is_loopback(),
-        url::Host::Ipv6(ip) => {
-            ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback())
-        }
+        url::Host::Ipv6(ip) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()),
     }
 }
 

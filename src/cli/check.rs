@@ -39,10 +39,7 @@ fn with_references(config: Config) -> Result<Config, Problems> {
     for (name, org) in &config.orgs {
         let at = format!("orgs.{name}.grant");
         let (at, wrong) = match &org.grant {
-            Grant::JwtBearer(grant) => (
-                format!("{at}.jwt_bearer.private_key"),
-                private_key(&grant.private_key),
-            ),
+            Grant::JwtBearer(grant) => (format!("{at}.jwt_bearer.private_key"), private_key(&grant.private_key)),
             Grant::ClientCredentials(grant) => {
                 let at = format!("{at}.client_credentials.client_secret");
                 (at, read(&grant.client_secret).map(drop))
@@ -52,12 +49,7 @@ fn with_references(config: Config) -> Result<Config, Problems> {
             problems.add(at, text);
         }
     }
-    if let Some(Err(error)) = config
-        .upstream
-        .ca_file
-        .as_deref()
-        .map(tls::read_certificates)
-    {
+    if let Some(Err(error)) = config.upstream.ca_file.as_deref().map(tls::read_certificates) {
         problems.add("upstream.ca_file", error.to_string());
     }
     problems.or(Some(config))
@@ -71,9 +63,7 @@ fn read(reference: &SecretRef) -> Result<SecretString, String> {
 fn private_key(reference: &SecretRef) -> Result<(), String> {
     let pem = read(reference)?;
     let key = EncodingKey::from_rsa_pem(pem.expose_secret().as_bytes());
-    let signed = key.and_then(|key| {
-        jsonwebtoken::encode(&Header::new(Algorithm::RS256), &serde_json::json!({}), &key)
-    });
+    let signed = key.and_then(|key| jsonwebtoken::encode(&Header::new(Algorithm::RS256), &serde_json::json!({}), &key));
     match signed {
         Ok(_) => Ok(()),
         // The library's own text says less, and might say more than it should.
@@ -108,10 +98,7 @@ mod tests {
         assert_eq!(told(rsa.as_bytes()), Ok(()));
         for content in [ec.as_bytes(), b"hunter2", &rsa.as_bytes()[..rsa.len() / 2]] {
             let text = told(content).unwrap_err();
-            assert!(
-                text.starts_with("file:KEY is not a usable key: expected"),
-                "{text}"
-            );
+            assert!(text.starts_with("file:KEY is not a usable key: expected"), "{text}");
         }
         assert_eq!(told(b"\n"), Err("file:KEY is empty".into()));
         assert_eq!(told(b"\xff\xfe"), Err("file:KEY is not UTF-8 text".into()));

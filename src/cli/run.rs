@@ -39,10 +39,7 @@ pub(super) fn runtime(threads: usize) -> anyhow::Result<Runtime> {
     if threads > 1 {
         builder.worker_threads(threads);
     }
-    builder
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
+    builder.enable_all().build().context("cannot start the runtime")
 }
 
 /// Runs until a signal, then drains; a second signal ends the process at once.

@@ -81,21 +81,9 @@ impl Check {
     }
 
     fn upstream(&mut self, file: &UpstreamFile, proxy: &EgressProxy) -> Option<Upstream> {
-        let connect = self.span(
-            "upstream.connect_timeout",
-            &file.connect_timeout,
-            INSTANT..=2 * MINUTE,
-        );
-        let response = self.span(
-            "upstream.response_timeout",
-            &file.response_timeout,
-            SECOND..=HOUR,
-        );
-        let body_idle = self.span(
-            "upstream.body_idle_timeout",
-            &file.body_idle_timeout,
-            SECOND..=HOUR,
-        );
+        let connect = self.span("upstream.connect_timeout", &file.connect_timeout, INSTANT..=2 * MINUTE);
+        let response = self.span("upstream.response_timeout", &file.response_timeout, SECOND..=HOUR);
+        let body_idle = self.span("upstream.body_idle_timeout", &file.body_idle_timeout, SECOND..=HOUR);
         let pool_idle = self.span(
             "upstream.pool_idle_timeout",
             &file.pool_idle_timeout,
@@ -132,8 +120,7 @@ impl Check {
                     span_text(response),
                     span_text(wait)
                 );
-                self.problems
-                    .add(format!("orgs.{name}.token.refresh_wait"), text);
+                self.problems.add(format!("orgs.{name}.token.refresh_wait"), text);
             }
         }
     }
@@ -180,8 +167,7 @@ impl Check {
     }
 
     fn level(&mut self, text: &str) -> Option<String> {
-        let good =
-            !text.trim().is_empty() && text.split(',').all(|part| is_level_directive(part.trim()));
+        let good = !text.trim().is_empty() && text.split(',').all(|part| is_level_directive(part.trim()));
         if good && text.parse::<Targets>().is_ok() {
             return Some(text.to_owned());
         }
@@ -203,10 +189,7 @@ impl Check {
         let (from, to) = (span_text(*range.start()), span_text(*range.end()));
         match range.contains(&value) {
             true => Some(value),
-            false => self.refuse(
-                at,
-                format!("expected {from} to {to}, found {}", span_text(value)),
-            ),
+            false => self.refuse(at, format!("expected {from} to {to}, found {}", span_text(value))),
         }
     }
 
@@ -221,27 +204,15 @@ impl Check {
         let (from, to) = (size_text(*range.start()), size_text(*range.end()));
         match range.contains(&value) {
             true => Some(value),
-            false => self.refuse(
-                at,
-                format!("expected {from} to {to}, found {}", size_text(value)),
-            ),
+            false => self.refuse(at, format!("expected {from} to {to}, found {}", size_text(value))),
         }
     }
 
-    fn number<T: TryFrom<i64>>(
-        &mut self,
-        at: &str,
-        value: i64,
-        range: RangeInclusive<i64>,
-    ) -> Option<T> {
+    fn number<T: TryFrom<i64>>(&mut self, at: &str, value: i64, range: RangeInclusive<i64>) -> Option<T> {
         if range.contains(&value) {
             return T::try_from(value).ok();
         }
-        let text = format!(
-            "expected {} to {}, found {value}",
-            range.start(),
-            range.end()
-        );
+        let text = format!("expected {} to {}, found {value}", range.start(), range.end());
         self.refuse(at, text)
     }
 
@@ -252,10 +223,7 @@ impl Check {
             return self.refuse(at, "expected the path of a file, found nothing");
         }
         if path.len() > LONGEST || path.contains("-----BEGIN") || path.contains(char::is_control) {
-            return self.refuse(
-                at,
-                "expected the path of a file, found its content (not shown)",
-            );
+            return self.refuse(at, "expected the path of a file, found its content (not shown)");
         }
         Some(PathBuf::from(path))
     }
@@ -268,9 +236,7 @@ impl Check {
 
 /// `info` or `target=debug`. `Targets` itself takes a misspelt level for a target and would log all of it.
 fn is_level_directive(part: &str) -> bool {
-    let (target, level) = part
-        .split_once('=')
-        .map_or((None, part), |(t, l)| (Some(t), l));
+    let (target, level) = part.split_once('=').map_or((None, part), |(t, l)| (Some(t), l));
     let is_target = |target: &str| {
         !target.is_empty()
             && target

@@ -8,9 +8,8 @@ use serde_json::Value;
 use super::{
     Config, Grant, Listener, LogFormat, Org, SecretRef, SendSecret,
     file::{
-        AdminFile, BudgetFile, ClientCredentialsFile, File, GrantFile, JwtBearerFile, ListenerFile,
-        LogFile, OneOrMany, OrgFile, ReplayFile, SecretFile, ShutdownFile, Size, Span, TokenFile,
-        UpstreamFile,
+        AdminFile, BudgetFile, ClientCredentialsFile, File, GrantFile, JwtBearerFile, ListenerFile, LogFile, OneOrMany,
+        OrgFile, ReplayFile, SecretFile, ShutdownFile, Size, Span, TokenFile, UpstreamFile,
     },
     units::{parse_size, parse_span, size_text, span_text},
 };
@@ -24,22 +23,14 @@ impl Config {
                 address: addresses(&self.admin.addresses),
                 startup_patience: span(self.admin.startup_patience),
             },
-            orgs: self
-                .orgs
-                .iter()
-                .map(|(name, o)| (name.to_string(), org(o)))
-                .collect(),
+            orgs: self.orgs.iter().map(|(name, o)| (name.to_string(), org(o))).collect(),
             upstream: UpstreamFile {
                 connect_timeout: span(self.upstream.connect_timeout),
                 response_timeout: span(self.upstream.response_timeout),
                 body_idle_timeout: span(self.upstream.body_idle_timeout),
                 pool_idle_timeout: span(self.upstream.pool_idle_timeout),
                 pool_max_idle: number(self.upstream.pool_max_idle),
-                ca_file: self
-                    .upstream
-                    .ca_file
-                    .as_ref()
-                    .map(|path| path.display().to_string()),
+                ca_file: self.upstream.ca_file.as_ref().map(|path| path.display().to_string()),
             },
             replay: ReplayFile {
                 max_body: Size(size_text(self.replay.max_body)),
@@ -85,10 +76,7 @@ fn listener(listener: &Listener) -> ListenerFile {
 fn org(org: &Org) -> OrgFile {
     OrgFile {
         login_url: Some(org.login.url.origin().ascii_serialization()),
-        instance_url: org
-            .instance_url
-            .as_ref()
-            .map(|url| url.origin().ascii_serialization()),
+        instance_url: org.instance_url.as_ref().map(|url| url.origin().ascii_serialization()),
         grant: grant(&org.grant),
         token: TokenFile {
             lifetime: span(org.token.lifetime),
@@ -170,9 +158,7 @@ fn write_yaml(value: &Value, depth: usize, text: &mut String) {
             }
             Value::Array(items) if items.iter().any(Value::is_object) => {
                 text.push('\n');
-                items
-                    .iter()
-                    .for_each(|item| write_item(item, depth + 1, text));
+                items.iter().for_each(|item| write_item(item, depth + 1, text));
             }
             Value::String(plain) if is_plain(plain) => text.push_str(&format!(" {plain}\n")),
             other => text.push_str(&format!(" {other}\n")),

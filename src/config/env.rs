@@ -50,11 +50,7 @@ impl Vars {
 
 impl<const N: usize> From<[(&str, &str); N]> for Vars {
     fn from(pairs: [(&str, &str); N]) -> Self {
-        Self(
-            pairs
-                .map(|(name, value)| (name.into(), value.into()))
-                .into(),
-        )
+        Self(pairs.map(|(name, value)| (name.into(), value.into())).into())
     }
 }
 
@@ -137,54 +133,26 @@ const SETTINGS: [Setting; 40] = {
         setting("SFPROXY_REFRESH_WAIT", "orgs.*.token.refresh_wait", Text),
         setting("SFPROXY_COOL_DOWN", "orgs.*.token.cool_down", Text),
         setting("SFPROXY_MAX_WAITERS", "orgs.*.token.max_waiters", Number),
-        setting(
-            "SFPROXY_EXCHANGE_TIMEOUT",
-            "orgs.*.token.exchange_timeout",
-            Text,
-        ),
+        setting("SFPROXY_EXCHANGE_TIMEOUT", "orgs.*.token.exchange_timeout", Text),
         setting("SFPROXY_LOGIN_BURST", "orgs.*.login_budget.burst", Number),
-        setting(
-            "SFPROXY_LOGINS_PER_MINUTE",
-            "orgs.*.login_budget.per_minute",
-            Number,
-        ),
+        setting("SFPROXY_LOGINS_PER_MINUTE", "orgs.*.login_budget.per_minute", Number),
         setting("SFPROXY_LISTEN", "listeners.0.address", List),
         setting("SFPROXY_HOSTS", "listeners.0.hosts", List),
-        setting(
-            "SFPROXY_ALLOWED_ORIGINS",
-            "listeners.0.allowed_origins",
-            List,
-        ),
+        setting("SFPROXY_ALLOWED_ORIGINS", "listeners.0.allowed_origins", List),
         setting("SFPROXY_EXTRA_PATHS", "listeners.0.extra_paths", List),
         setting(
             "SFPROXY_INSECURE_ALLOW_ANY_CALLER",
             "listeners.0.insecure_allow_any_caller",
             Bool,
         ),
-        setting(
-            "SFPROXY_MAX_CONNECTIONS",
-            "listeners.0.max_connections",
-            Number,
-        ),
+        setting("SFPROXY_MAX_CONNECTIONS", "listeners.0.max_connections", Number),
         setting("SFPROXY_IDLE_TIMEOUT", "listeners.0.idle_timeout", Text),
         setting("SFPROXY_ADMIN_LISTEN", "admin.address", List),
         setting("SFPROXY_STARTUP_PATIENCE", "admin.startup_patience", Text),
         setting("SFPROXY_CONNECT_TIMEOUT", "upstream.connect_timeout", Text),
-        setting(
-            "SFPROXY_RESPONSE_TIMEOUT",
-            "upstream.response_timeout",
-            Text,
-        ),
-        setting(
-            "SFPROXY_BODY_IDLE_TIMEOUT",
-            "upstream.body_idle_timeout",
-            Text,
-        ),
-        setting(
-            "SFPROXY_POOL_IDLE_TIMEOUT",
-            "upstream.pool_idle_timeout",
-            Text,
-        ),
+        setting("SFPROXY_RESPONSE_TIMEOUT", "upstream.response_timeout", Text),
+        setting("SFPROXY_BODY_IDLE_TIMEOUT", "upstream.body_idle_timeout", Text),
+        setting("SFPROXY_POOL_IDLE_TIMEOUT", "upstream.pool_idle_timeout", Text),
         setting("SFPROXY_POOL_MAX_IDLE", "upstream.pool_max_idle", Number),
         setting("SFPROXY_CA_FILE", "upstream.ca_file", Text),
         setting("SFPROXY_REPLAY_MAX_BODY", "replay.max_body", Text),
@@ -228,16 +196,11 @@ impl Tree {
             if !path.contains(other) {
                 tree.take(vars, setting, &path);
             } else if vars.value(setting.name).is_some() {
-                tree.problems.add(
-                    setting.name,
-                    format!("does not count with the {grant} grant; unset it"),
-                );
+                tree.problems
+                    .add(setting.name, format!("does not count with the {grant} grant; unset it"));
             }
         }
-        tree.exact = vec![
-            (format!("orgs.{org}"), ORG),
-            (format!("orgs.{org}.grant"), culprit),
-        ];
+        tree.exact = vec![(format!("orgs.{org}"), ORG), (format!("orgs.{org}.grant"), culprit)];
         tree
     }
 
@@ -254,9 +217,7 @@ impl Tree {
                 if overridable {
                     tree.override_file(vars, setting);
                 }
-            } else if vars.value(setting.name).is_some()
-                && !references.iter().any(|r| r == setting.name)
-            {
+            } else if vars.value(setting.name).is_some() && !references.iter().any(|r| r == setting.name) {
                 let text = format!(
                     "does not count beside a configuration file: the file wins; unset it and write {} there",
                     setting
@@ -345,9 +306,7 @@ impl Tree {
                 "set beside SFPROXY_PRIVATE_KEY_FILE or SFPROXY_USERNAME; choose client credentials or the JWT \
                  bearer grant and unset the variables of the other"
             }
-            (false, false) => {
-                "expected this, or SFPROXY_PRIVATE_KEY_FILE and SFPROXY_USERNAME, found none of them"
-            }
+            (false, false) => "expected this, or SFPROXY_PRIVATE_KEY_FILE and SFPROXY_USERNAME, found none of them",
             _ => return culprit,
         };
         self.problems.add(culprit, text);
@@ -372,8 +331,7 @@ impl Tree {
 
 /// Whether the environment says anything of an org.
 pub(super) fn tells_an_org(vars: &Vars) -> bool {
-    settings()
-        .any(|setting| setting.path.starts_with("orgs.") && vars.value(setting.name).is_some())
+    settings().any(|setting| setting.path.starts_with("orgs.") && vars.value(setting.name).is_some())
 }
 
 /// Those with a key path.
@@ -384,11 +342,7 @@ fn settings() -> impl Iterator<Item = &'static Setting> {
 fn value_of(setting: &Setting, text: &str) -> Result<Value, String> {
     match setting.kind {
         Kind::Text => Ok(text.into()),
-        Kind::List => Ok(text
-            .split(',')
-            .map(str::trim)
-            .filter(|t| !t.is_empty())
-            .collect()),
+        Kind::List => Ok(text.split(',').map(str::trim).filter(|t| !t.is_empty()).collect()),
         Kind::Number => match text.parse::<i64>() {
             Ok(number) => Ok(number.into()),
             Err(_) => Err(format!("expected a whole number, found {}", shown(text))),
@@ -432,9 +386,7 @@ fn first_item(place: &mut Value) -> &mut Value {
 /// The names in `env:NAME` and `{env: NAME}`, wherever they stand.
 fn env_references(value: &Value, found: &mut Vec<String>) {
     match value {
-        Value::String(text) => {
-            found.extend(text.strip_prefix("env:").map(|name| name.trim().to_owned()))
-        }
+        Value::String(text) => found.extend(text.strip_prefix("env:").map(|name| name.trim().to_owned())),
         Value::Array(items) => items.iter().for_each(|item| env_references(item, found)),
         Value::Object(map) => {
             found.extend(
@@ -451,27 +403,16 @@ fn env_references(value: &Value, found: &mut Vec<String>) {
 /// Kubernetes sets `X_SERVICE_HOST`, `X_SERVICE_PORT`, `X_PORT` and `X_PORT_8080_TCP…` for each Service; one may be called `sfproxy`.
 fn is_service_link(name: &str) -> bool {
     let numbered = name.split_once("_PORT_").is_some_and(|(_, rest)| {
-        let protocol = |p: &str| {
-            ["TCP", "UDP", "SCTP"]
-                .iter()
-                .any(|known| p.starts_with(known))
-        };
+        let protocol = |p: &str| ["TCP", "UDP", "SCTP"].iter().any(|known| p.starts_with(known));
         let (port, after) = rest.split_once('_').unwrap_or_default();
         !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && protocol(after)
     });
-    numbered
-        || name.ends_with("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || name.ends_with("_PORT")
+    numbered || name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || name.ends_with("_PORT")
 }
 
 /// What `HTTPS_PROXY` and `NO_PROXY` say; the lower-case form goes first, as in curl.
 pub(super) fn egress_proxy(vars: &Vars) -> Result<EgressProxy, Problems> {
-    let first = |names: [&'static str; 2]| {
-        names
-            .into_iter()
-            .find_map(|name| Some((name, vars.value(name)?)))
-    };
+    let first = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, vars.value(name)?)));
     let https = match first(["https_proxy", "HTTPS_PROXY"]) {
         Some((name, text)) => Some(proxy_url(text).map_err(|text| Problems::one(name, text))?),
         None => None,
@@ -484,7 +425,8 @@ pub(super) fn egress_proxy(vars: &Vars) -> Result<EgressProxy, Problems> {
 
 /// `host:port` is read as `http://host:port`, as curl does. The text may hold a password: it is never quoted.
 fn proxy_url(text: &str) -> Result<String, &'static str> {
-    const EXPECTED: &str = "expected `http://[user:password@]host:port`, found something else (not shown: it may hold a password)";
+    const EXPECTED: &str =
+        "expected `http://[user:password@]host:port`, found something else (not shown: it may hold a password)";
     let text = match text.contains("://") {
         true => text.to_owned(),
         false => format!("http://{text}"),

@@ -439,8 +439,7 @@ mod tests {
     #[test]
     fn the_schema_file_is_what_the_types_say() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/schema.json");
-        let mut now =
-            serde_json::to_string_pretty(&schemars::schema_for!(File)).expect("a schema is JSON");
+        let mut now = serde_json::to_string_pretty(&schemars::schema_for!(File)).expect("a schema is JSON");
         now.push('\n');
         #[expect(clippy::disallowed_methods, reason = "a switch of this test alone")]
         if std::env::var("UPDATE").is_ok() {

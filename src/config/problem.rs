@@ -35,10 +35,7 @@ impl Problems {
     pub fn add(&mut self, at: impl Into<String>, text: impl Into<String>) {
         let at = at.into();
         if !self.0.iter().any(|known| known.at == at) {
-            self.0.push(Problem {
-                at,
-                text: text.into(),
-            });
+            self.0.push(Problem { at, text: text.into() });
         }
     }
 

@@ -20,10 +20,7 @@ const MAX_BYTES: u64 = 64 * 1024;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SecretError {
     #[error("cannot read {reference}: {reason}")]
-    Unreadable {
-        reference: SecretRef,
-        reason: String,
-    },
+    Unreadable { reference: SecretRef, reason: String },
     #[error("{reference} is empty")]
     Empty { reference: SecretRef },
     #[error("{reference} is larger than {MAX_BYTES} bytes")]
@@ -55,29 +52,19 @@ impl SecretRef {
                 #[expect(clippy::disallowed_methods, reason = "config reads the environment")]
                 std::env::var(name)
                     .map_err(|e| match e {
-                        std::env::VarError::NotPresent => {
-                            unreadable("the variable is not set".into())
-                        }
-                        std::env::VarError::NotUnicode(_) => SecretError::NotText {
-                            reference: reference(),
-                        },
+                        std::env::VarError::NotPresent => unreadable("the variable is not set".into()),
+                        std::env::VarError::NotUnicode(_) => SecretError::NotText { reference: reference() },
                     })?
                     .into_bytes()
             }
         };
         if bytes.len() as u64 > MAX_BYTES {
-            return Err(SecretError::TooLarge {
-                reference: reference(),
-            });
+            return Err(SecretError::TooLarge { reference: reference() });
         }
-        let text = String::from_utf8(bytes).map_err(|_| SecretError::NotText {
-            reference: reference(),
-        })?;
+        let text = String::from_utf8(bytes).map_err(|_| SecretError::NotText { reference: reference() })?;
         let trimmed = text.trim_end_matches(['\r', '\n']);
         if trimmed.trim().is_empty() {
-            return Err(SecretError::Empty {
-                reference: reference(),
-            });
+            return Err(SecretError::Empty { reference: reference() });
         }
         Ok(SecretString::from(trimmed.to_owned()))
     }

@@ -19,8 +19,7 @@ use super::{
 
 /// `config/schema.json`; a test keeps it equal to the types.
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("../../config/schema.json"))
-        .expect("the generated schema must be JSON")
+    serde_json::from_str(include_str!("../../config/schema.json")).expect("the generated schema must be JSON")
 });
 
 /// Reads one YAML document; an empty one is an empty mapping. `name` is how problems call it.
@@ -35,10 +34,7 @@ pub(super) fn parse(yaml: &str, name: &str) -> Result<Value, Problems> {
         // The place stands in front already; the advice is for programmers.
         let reason = reason.split(" at line ").next().unwrap_or_default();
         let reason = reason.split(", set ").next().unwrap_or_default();
-        Problems::one(
-            format!("{name}{place}"),
-            format!("not readable as YAML: {reason}"),
-        )
+        Problems::one(format!("{name}{place}"), format!("not readable as YAML: {reason}"))
     })
 }
 
@@ -118,8 +114,8 @@ impl Walk {
             self.problems.add(at, text);
             return;
         }
-        let hint = nearest(key, known.iter().copied())
-            .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+        let hint =
+            nearest(key, known.iter().copied()).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
         let text = format!("unknown key{hint} (known here: {})", known.join(", "));
         self.problems.add(join(at, key_shown(key)), text);
     }
@@ -169,11 +165,7 @@ fn mismatch(value: &Value, schema: &Value, forms: &[&Value]) -> String {
     let expected = titles
         .filter_map(|schema| schema["title"].as_str())
         .next()
-        .or_else(|| {
-            forms
-                .first()
-                .and_then(|form| types(form).find_map(kind_words))
-        })
+        .or_else(|| forms.first().and_then(|form| types(form).find_map(kind_words)))
         .unwrap_or("something else");
     let scalar = value.is_number() || value.is_boolean();
     let hint = if expected == "text" && scalar {
@@ -255,9 +247,7 @@ fn without_words_of(text: &str, message: &str) -> String {
     let mut kept = String::new();
     let mut rest = message;
     while let Some(first) = rest.chars().next() {
-        let end = rest
-            .find(|c| is_word(c) != is_word(first))
-            .unwrap_or(rest.len());
+        let end = rest.find(|c| is_word(c) != is_word(first)).unwrap_or(rest.len());
         let (word, after) = rest.split_at(end);
         let hide = is_word(first) && word.len() > 3 && text.contains(word) && !known(word);
         kept.push_str(if hide { "…" } else { word });
@@ -285,10 +275,7 @@ mod tests {
             ("", ""),
             ("log:\n  # level: info\n", ""),
             ("orgs:\n  main:\n", ""),
-            (
-                "just text",
-                "c.yaml: expected a mapping (`key: value` lines)",
-            ),
+            ("just text", "c.yaml: expected a mapping (`key: value` lines)"),
             (
                 "thread: 2",
                 "thread: unknown key; did you mean `threads`? (known here: admin, listeners, log, orgs, replay, shutdown, threads, upstream)",
@@ -305,14 +292,8 @@ mod tests {
                 "log: {level: 3}",
                 "log.level: expected text, found a number; write it in quotes",
             ),
-            (
-                "threads: two",
-                "threads: expected a whole number, found text",
-            ),
-            (
-                "threads: 1.5",
-                "threads: expected a whole number, found a number",
-            ),
+            ("threads: two", "threads: expected a whole number, found text"),
+            ("threads: 1.5", "threads: expected a whole number, found a number"),
             (
                 "threads: 99999999999999999999",
                 "threads: expected a whole number, found a number",
@@ -357,8 +338,7 @@ mod tests {
 
     #[test]
     fn every_misfit_is_told_at_once() {
-        let text =
-            problems("thread: 1\nlog: {level: 3, x: 1}\nupstream: []\nadmin: {address: [1]}");
+        let text = problems("thread: 1\nlog: {level: 3, x: 1}\nupstream: []\nadmin: {address: [1]}");
         assert_eq!(text.lines().count(), 5, "{text}");
     }
 

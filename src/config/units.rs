@@ -30,8 +30,8 @@ pub fn parse_span(text: &str) -> Result<Duration, &'static str> {
         return Err("write a number and a unit: h, m, s or ms");
     }
     while !rest.is_empty() {
-        let (number, unit, after) = number_and_word(rest)
-            .ok_or("write whole numbers, each followed by its unit: h, m, s or ms")?;
+        let (number, unit, after) =
+            number_and_word(rest).ok_or("write whole numbers, each followed by its unit: h, m, s or ms")?;
         let index = unit_index(&SPAN_UNITS, unit).ok_or_else(|| span_hint(unit))?;
         if index < next_unit {
             return Err("write larger units first and each once, such as `1h30m`");
@@ -39,9 +39,7 @@ pub fn parse_span(text: &str) -> Result<Duration, &'static str> {
         next_unit = index + 1;
         let number: u64 = number.parse().map_err(|_| OVERFLOW)?;
         let part = number.checked_mul(SPAN_UNITS[index].1).ok_or(OVERFLOW)?;
-        total = total
-            .checked_add(Duration::from_millis(part))
-            .ok_or(OVERFLOW)?;
+        total = total.checked_add(Duration::from_millis(part)).ok_or(OVERFLOW)?;
         rest = after;
     }
     Ok(total)
@@ -84,9 +82,7 @@ pub fn parse_size(text: &str) -> Result<u64, &'static str> {
     }
     let index = unit_index(&SIZE_UNITS, unit).ok_or_else(|| size_hint(unit))?;
     let number: u64 = number.parse().map_err(|_| "write a smaller number")?;
-    number
-        .checked_mul(SIZE_UNITS[index].1)
-        .ok_or("write a smaller number")
+    number.checked_mul(SIZE_UNITS[index].1).ok_or("write a smaller number")
 }
 
 fn size_hint(unit: &str) -> &'static str {
@@ -116,13 +112,9 @@ fn unit_index(units: &[(&str, u64)], unit: &str) -> Option<usize> {
 /// Splits `90mRest` after digits and letters; `None` without digits or with something else in front.
 fn number_and_word(text: &str) -> Option<(&str, &str, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let letters = text[digits..]
-        .bytes()
-        .take_while(u8::is_ascii_alphabetic)
-        .count();
+    let letters = text[digits..].bytes().take_while(u8::is_ascii_alphabetic).count();
     let rest = &text[digits + letters..];
-    (digits > 0 && (letters > 0 || rest.is_empty()))
-        .then(|| (&text[..digits], &text[digits..digits + letters], rest))
+    (digits > 0 && (letters > 0 || rest.is_empty())).then(|| (&text[..digits], &text[digits..digits + letters], rest))
 }
 
 #[cfg(test)]
@@ -143,11 +135,7 @@ mod tests {
             (" 0s ", 0),
         ];
         for (text, millis) in good {
-            assert_eq!(
-                parse_span(text),
-                Ok(Duration::from_millis(millis)),
-                "{text}"
-            );
+            assert_eq!(parse_span(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         let bad = [
             ("", "write a number and a unit: h, m, s or ms"),
@@ -157,22 +145,10 @@ mod tests {
             ("5months", "that is too long; the units are h, m, s and ms"),
             ("1d", "days are not taken; write hours, such as `24h`"),
             ("5min", "the units are h, m, s and ms"),
-            (
-                "1m1h",
-                "write larger units first and each once, such as `1h30m`",
-            ),
-            (
-                "1m1m",
-                "write larger units first and each once, such as `1h30m`",
-            ),
-            (
-                "1.5h",
-                "write whole numbers, each followed by its unit: h, m, s or ms",
-            ),
-            (
-                "-5s",
-                "write whole numbers, each followed by its unit: h, m, s or ms",
-            ),
+            ("1m1h", "write larger units first and each once, such as `1h30m`"),
+            ("1m1m", "write larger units first and each once, such as `1h30m`"),
+            ("1.5h", "write whole numbers, each followed by its unit: h, m, s or ms"),
+            ("-5s", "write whole numbers, each followed by its unit: h, m, s or ms"),
             ("99999999999999999999s", "write a smaller number"),
             ("18446744073709551615h", "write a smaller number"),
         ];
@@ -194,16 +170,7 @@ mod tests {
         for (text, bytes) in good {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for text in [
-            "",
-            "16",
-            "16M",
-            "16mib",
-            "1.5MiB",
-            "-1B",
-            "1MiB1B",
-            "99999999999GiB",
-        ] {
+        for text in ["", "16", "16M", "16mib", "1.5MiB", "-1B", "1MiB1B", "99999999999GiB"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

@@ -149,10 +149,7 @@ impl Upload {
         let mut state = shared.lock();
         state.attempt += 1;
         state.last_progress = Instant::now();
-        let (lower, upper) = (
-            state.source.size_hint().lower(),
-            state.source.size_hint().upper(),
-        );
+        let (lower, upper) = (state.source.size_hint().lower(), state.source.size_hint().upper());
         let mut hint = SizeHint::new();
         if let Some(upper) = upper {
             hint.set_upper(upper + state.kept_bytes);
@@ -192,9 +189,7 @@ impl Upload {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while holding it; if something did, the counts would still be right.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -263,10 +258,7 @@ impl Body for OutBody {
     type Data = Bytes;
     type Error = UploadError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let this = &mut *self;
         let Some(shared) = &this.shared else {
             return Poll::Ready(None);

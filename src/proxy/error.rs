@@ -58,10 +58,7 @@ impl CallError {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert("proxy-status", proxy_status(row.proxy_error, row.code));
         if let Some(after) = row.retry_after {
-            headers.insert(
-                header::RETRY_AFTER,
-                HeaderValue::from(after.as_secs().max(1)),
-            );
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
         response
     }
@@ -186,10 +183,8 @@ fn upstream_row(error: &UpstreamError) -> Row {
 
 /// A `Proxy-Status` value: who, RFC 9209's error type, our word.
 fn proxy_status(error: &str, details: &str) -> HeaderValue {
-    HeaderValue::try_from(format!(
-        "{PROXY_NAME}; error={error}; details=\"{details}\""
-    ))
-    .unwrap_or_else(|_| HeaderValue::from_static(PROXY_NAME))
+    HeaderValue::try_from(format!("{PROXY_NAME}; error={error}; details=\"{details}\""))
+        .unwrap_or_else(|_| HeaderValue::from_static(PROXY_NAME))
 }
 
 /// What an answer of the org's carries when it could not be helped: the token was refused and the call not repeatable.

@@ -58,11 +58,7 @@ impl Refusal {
 impl Rules {
     /// The listener's names are the loopback names, its own addresses, and `hosts`.
     pub fn new(listener: &Listener) -> Self {
-        let mut hosts = vec![
-            "localhost".to_owned(),
-            "127.0.0.1".to_owned(),
-            "::1".to_owned(),
-        ];
+        let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         let own = listener
             .addresses
             .iter()
@@ -136,18 +132,10 @@ impl Rules {
                 .allowed_origins
                 .iter()
                 .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
-            return if allowed {
-                Ok(())
-            } else {
-                Err(Refusal::CrossSite)
-            };
+            return if allowed { Ok(()) } else { Err(Refusal::CrossSite) };
         }
         // A page without an `Origin` (a picture, a form's GET): only its site tells.
-        match call
-            .headers
-            .get("sec-fetch-site")
-            .map(http::HeaderValue::as_bytes)
-        {
+        match call.headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes) {
             Some(b"cross-site" | b"same-site") => Err(Refusal::CrossSite),
             _ => Ok(()),
         }
@@ -165,10 +153,7 @@ mod tests {
 
     fn rules() -> Rules {
         Rules::new(&Listener {
-            addresses: vec![
-                "127.0.0.1:8080".parse().unwrap(),
-                "10.1.2.3:8080".parse().unwrap(),
-            ],
+            addresses: vec!["127.0.0.1:8080".parse().unwrap(), "10.1.2.3:8080".parse().unwrap()],
             org: OrgName::new("main"),
             hosts: vec!["sf.internal".into()],
             allowed_origins: vec!["https://app.example".into()],
@@ -183,16 +168,8 @@ mod tests {
         judge_as(Method::GET, Version::HTTP_11, target, headers)
     }
 
-    fn judge_as(
-        method: Method,
-        version: Version,
-        target: &str,
-        headers: &[(&str, &str)],
-    ) -> Result<Surface, Refusal> {
-        let mut call = Request::builder()
-            .method(method)
-            .version(version)
-            .uri(target);
+    fn judge_as(method: Method, version: Version, target: &str, headers: &[(&str, &str)]) -> Result<Surface, Refusal> {
+        let mut call = Request::builder().method(method).version(version).uri(target);
         for (name, value) in headers {
             call = call.header(*name, *value);
         }
@@ -211,11 +188,7 @@ mod tests {
             "10.1.2.3",
             "sf.internal:80",
         ] {
-            assert_eq!(
-                judge("/services/data", &[("host", host)]),
-                Ok(Surface::Rest),
-                "{host}"
-            );
+            assert_eq!(judge("/services/data", &[("host", host)]), Ok(Surface::Rest), "{host}");
         }
         for host in [
             "evil.example",
@@ -243,41 +216,22 @@ mod tests {
             judge("http://evil.example/services/data", &here),
             Err(Refusal::ForeignTarget)
         );
-        assert_eq!(
-            judge("http://localhost:8080/services/data", &here),
-            Ok(Surface::Rest)
-        );
-        let connect = judge_as(
-            Method::CONNECT,
-            Version::HTTP_11,
-            "acme.my.salesforce.com:443",
-            &here,
-        );
+        assert_eq!(judge("http://localhost:8080/services/data", &here), Ok(Surface::Rest));
+        let connect = judge_as(Method::CONNECT, Version::HTTP_11, "acme.my.salesforce.com:443", &here);
         assert_eq!(connect, Err(Refusal::ForeignTarget));
         // HTTP/2 has its host in the target
         let h2 = |target| judge_as(Method::GET, Version::HTTP_2, target, &[]);
         assert_eq!(h2("http://localhost:8080/services/data"), Ok(Surface::Rest));
-        assert_eq!(
-            h2("http://evil.example/services/data"),
-            Err(Refusal::WrongHost)
-        );
+        assert_eq!(h2("http://evil.example/services/data"), Err(Refusal::WrongHost));
     }
 
     #[test]
     fn pages_are_refused_and_nodes_fetch_is_not() {
-        let with = |name: &str, value: &str| {
-            judge("/services/data", &[("host", "localhost"), (name, value)])
-        };
-        assert_eq!(
-            with("origin", "https://evil.example"),
-            Err(Refusal::CrossSite)
-        );
+        let with = |name: &str, value: &str| judge("/services/data", &[("host", "localhost"), (name, value)]);
+        assert_eq!(with("origin", "https://evil.example"), Err(Refusal::CrossSite));
         assert_eq!(with("origin", "null"), Err(Refusal::CrossSite));
         assert_eq!(with("origin", "https://app.example"), Ok(Surface::Rest));
-        assert_eq!(
-            with("sec-fetch-site", "cross-site"),
-            Err(Refusal::CrossSite)
-        );
+        assert_eq!(with("sec-fetch-site", "cross-site"), Err(Refusal::CrossSite));
         assert_eq!(with("sec-fetch-site", "same-site"), Err(Refusal::CrossSite));
         assert_eq!(with("sec-fetch-site", "none"), Ok(Surface::Rest));
         assert_eq!(with("sec-fetch-mode", "cors"), Ok(Surface::Rest));
@@ -286,14 +240,8 @@ mod tests {
     #[test]
     fn paths_that_are_no_api_are_refused() {
         let here = [("host", "localhost")];
-        assert_eq!(
-            judge("/secur/frontdoor.jsp", &here),
-            Err(Refusal::PathNotServed)
-        );
-        assert_eq!(
-            judge("/services/data/../x", &here),
-            Err(Refusal::DotSegment)
-        );
+        assert_eq!(judge("/secur/frontdoor.jsp", &here), Err(Refusal::PathNotServed));
+        assert_eq!(judge("/services/data/../x", &here), Err(Refusal::DotSegment));
         let options = judge_as(Method::OPTIONS, Version::HTTP_11, "*", &here);
         assert_eq!(options, Err(Refusal::PathNotServed));
     }

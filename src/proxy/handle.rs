@@ -86,11 +86,7 @@ impl Door {
         }
     }
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        record: &mut Record,
-    ) -> Result<Response<InBody>, CallError> {
+    async fn answer(&self, request: Request<Incoming>, record: &mut Record) -> Result<Response<InBody>, CallError> {
         let proxy = &*self.proxy;
         let (mut parts, body) = request.into_parts();
         let surface = self.rules.check(&parts).map_err(|refusal| {
@@ -124,13 +120,7 @@ impl Door {
 }
 
 impl Proxy {
-    pub fn new(
-        tokens: Tokens,
-        upstream: Arc<Upstream>,
-        calls: Arc<Calls>,
-        store: Store,
-        body_idle: Duration,
-    ) -> Self {
+    pub fn new(tokens: Tokens, upstream: Arc<Upstream>, calls: Arc<Calls>, store: Store, body_idle: Duration) -> Self {
         Self {
             tokens,
             upstream,
@@ -142,11 +132,7 @@ impl Proxy {
     }
 
     /// Sends the call, again if the token was refused, and returns the answer to pass on with the token it came for.
-    async fn call(
-        &self,
-        call: &Call,
-        record: &mut Record,
-    ) -> Result<(Answer, Arc<Token>), CallError> {
+    async fn call(&self, call: &Call, record: &mut Record) -> Result<(Answer, Arc<Token>), CallError> {
         let mut token = match self.tokens.current() {
             Some(token) => token,
             None => waiting(record, Box::pin(self.tokens.get())).await?,
@@ -158,28 +144,18 @@ impl Proxy {
         match verdict {
             Verdict::Pass => Ok((answer, token)),
             // Boxed, so that the many calls that never come here carry nothing of it.
-            Verdict::Refused(reason) => {
-                Box::pin(self.refused(call, token, answer, reason, record)).await
-            }
+            Verdict::Refused(reason) => Box::pin(self.refused(call, token, answer, reason, record)).await,
         }
     }
 
     /// One attempt and what it says of the token.
-    async fn send(
-        &self,
-        call: &Call,
-        token: &Token,
-        record: &mut Record,
-    ) -> Result<(Answer, Verdict), CallError> {
+    async fn send(&self, call: &Call, token: &Token, record: &mut Record) -> Result<(Answer, Verdict), CallError> {
         let sent = waiting(record, self.upstream.send(token, &call.head, &call.upload)).await;
         let mut answer = match sent {
             Ok(answer) => answer,
             // When the caller's side failed, that is the reason, not the connection that it broke.
             Err(error) => {
-                return Err(call
-                    .upload
-                    .failure()
-                    .map_or(error.into(), CallError::Upload));
+                return Err(call.upload.failure().map_or(error.into(), CallError::Upload));
             }
         };
         if answer.reconnected {
@@ -189,11 +165,7 @@ impl Proxy {
             return Ok((answer, Verdict::Pass));
         }
         let body = answer.response.body_mut();
-        let seen = waiting(
-            record,
-            Box::pin(body.look_ahead(INSPECT_BYTES, INSPECT_PATIENCE)),
-        )
-        .await;
+        let seen = waiting(record, Box::pin(body.look_ahead(INSPECT_BYTES, INSPECT_PATIENCE))).await;
         let response = &answer.response;
         let verdict = verdict(
             call.surface,
@@ -260,10 +232,7 @@ impl Proxy {
 
     /// A renewed token was refused too. `None`: pass that on. A token that nobody has seen working ends the story (an
     /// org that refuses everything costs one repeat a call); one that has worked may have died since.
-    async fn after_a_second_refusal(
-        &self,
-        refused: &Token,
-    ) -> Option<Result<Arc<Token>, TokenError>> {
+    async fn after_a_second_refusal(&self, refused: &Token) -> Option<Result<Arc<Token>, TokenError>> {
         self.tokens.seen_working(refused.generation)?;
         if let Some(newer) = self.tokens.current()
             && newer.generation > refused.generation
@@ -340,10 +309,7 @@ impl Body for OutgoingBody {
     type Data = Bytes;
     type Error = InBodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
         let this = &mut *self;
         let frame = match &mut this.kind {
             Kind::Org(body) => ready!(Pin::new(body).poll_frame(cx)),
@@ -371,9 +337,7 @@ impl Body for OutgoingBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Org(body) => body.size_hint(),
-            Kind::Own(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
+            Kind::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
         }
     }
 }

@@ -19,11 +19,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
     let wants_trailers = headers.get(header::TE).is_some_and(names_trailers);
     // Most calls carry none of these: look first, collect names only when there is something to remove.
     if headers.keys().any(stays_here) {
-        let doomed: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| stays_here(name))
-            .cloned()
-            .collect();
+        let doomed: Vec<HeaderName> = headers.keys().filter(|name| stays_here(name)).cloned().collect();
         for name in &doomed {
             headers.remove(name);
         }
@@ -63,10 +59,8 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 }
 
 fn names_trailers(te: &HeaderValue) -> bool {
-    te.to_str().is_ok_and(|te| {
-        te.split(',')
-            .any(|part| part.trim().eq_ignore_ascii_case("trailers"))
-    })
+    te.to_str()
+        .is_ok_and(|te| te.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers")))
 }
 
 /// Headers that `Connection` names are for this hop alone. `Host` and `Content-Length` cannot be named away.
@@ -80,9 +74,7 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| {
-            *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::TE
-        })
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::TE)
         .collect();
     for name in named {
         headers.remove(name);
@@ -97,8 +89,7 @@ fn is_session_cookie(name: &str) -> bool {
 fn strip_session_cookies(headers: &mut HeaderMap) {
     let carries_one = headers.get_all(header::COOKIE).iter().any(|value| {
         value.to_str().map_or(true, |line| {
-            line.split(';')
-                .any(|pair| is_session_cookie(cookie_name(pair)))
+            line.split(';').any(|pair| is_session_cookie(cookie_name(pair)))
         })
     });
     if !carries_one {
@@ -135,11 +126,7 @@ fn cookie_name(pair: &str) -> &str {
 pub fn from_org(headers: &mut HeaderMap, org: &Instance, plain: bool) {
     remove_named_by_connection(headers);
     if headers.keys().any(is_hop_by_hop) {
-        let doomed: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| is_hop_by_hop(name))
-            .cloned()
-            .collect();
+        let doomed: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
         for name in &doomed {
             headers.remove(name);
         }
@@ -210,10 +197,7 @@ fn relative_location(location: &HeaderValue, org: &Instance) -> Option<HeaderVal
         Some((host, port)) if !port.contains(']') => {
             host.eq_ignore_ascii_case(org.authority.host()) && port.parse() == Ok(org.port)
         }
-        _ => {
-            authority.eq_ignore_ascii_case(org.authority.host())
-                && org.authority.port_u16().is_none()
-        }
+        _ => authority.eq_ignore_ascii_case(org.authority.host()) && org.authority.port_u16().is_none(),
     };
     if !same_host {
         return None;
@@ -273,10 +257,7 @@ mod tests {
             vec![("authorization", "")],
             vec![("authorization", "OAuth undefined")],
             vec![("authorization", "Bearer a"), ("authorization", "Bearer b")],
-            vec![
-                ("connection", "authorization, close"),
-                ("authorization", "Bearer a"),
-            ],
+            vec![("connection", "authorization, close"), ("authorization", "Bearer a")],
             vec![
                 ("x-sfdc-session", "a"),
                 ("accesstoken", "b"),
@@ -371,10 +352,7 @@ mod tests {
             ]
         );
         let mut tls = map(&[
-            (
-                "set-cookie",
-                "BrowserId=abc; domain=.salesforce.com; Secure",
-            ),
+            ("set-cookie", "BrowserId=abc; domain=.salesforce.com; Secure"),
             ("strict-transport-security", "max-age=1"),
         ]);
         from_org(&mut tls, &org, false);
@@ -411,11 +389,7 @@ mod tests {
         ];
         for (org, location, expected) in table {
             let found = relative_location(&HeaderValue::from_static(location), org);
-            assert_eq!(
-                found.as_ref().map(|v| v.to_str().unwrap()),
-                expected,
-                "{location}"
-            );
+            assert_eq!(found.as_ref().map(|v| v.to_str().unwrap()), expected, "{location}");
         }
     }
 

@@ -37,14 +37,8 @@ mod tests {
                 "api-usage=25/5000; per-app-api-usage=17/250(appName=sample-app)",
                 usage(25, 5000),
             ),
-            (
-                "per-app-api-usage=17/250(appName=a), api-usage=1/2",
-                usage(1, 2),
-            ),
-            (
-                "api-usage=10018/100000; api-bursts=1/750",
-                usage(10018, 100_000),
-            ),
+            ("per-app-api-usage=17/250(appName=a), api-usage=1/2", usage(1, 2)),
+            ("api-usage=10018/100000; api-bursts=1/750", usage(10018, 100_000)),
             ("api-usage=110018/100000", usage(110_018, 100_000)),
             ("per-app-api-usage=17/250", None),
             ("api-usage=/", None),

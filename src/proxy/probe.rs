@@ -26,8 +26,6 @@ use crate::token::{Generation, Token};
 const PATH: &str = "/services/data/v60.0/";
 /// A probe that takes longer tells nothing.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a finding "alive" answers for others who ask.
-const ALIVE_FOR: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
@@ -39,23 +37,27 @@ pub enum Finding {
 
 #[derive(Default)]
 pub struct Prober {
+    /// With the time at which the probe began.
     last: Mutex<Option<(Generation, Finding, Instant)>>,
 }
 
 impl Prober {
-    /// Asks the org. The lock is held across the call on purpose: the others who ask about the same token wait for it.
+    /// Asks the org whether the token lives now. The lock is held across the call on purpose: others who ask meanwhile
+    /// wait for it, and one probe then answers for all who wait. "Alive" counts only for those who asked before it began.
     pub async fn ask(&self, upstream: &Upstream, token: &Token) -> Finding {
+        let asked = Instant::now();
         let mut last = self.last.lock().await;
-        if let Some((generation, finding, at)) = *last
+        if let Some((generation, finding, began)) = *last
             && generation == token.generation
-            && (finding == Finding::Dead || at.elapsed() < ALIVE_FOR)
+            && (finding == Finding::Dead || began >= asked)
         {
             return finding;
         }
+        let began = Instant::now();
         let finding = timeout(PATIENCE, probe(upstream, token))
             .await
             .unwrap_or(Finding::Unknown);
-        *last = Some((token.generation, finding, Instant::now()));
+        *last = Some((token.generation, finding, began));
         finding
     }
 }
@@ -71,13 +73,7 @@ async fn probe(upstream: &Upstream, token: &Token) -> Finding {
     };
     let (parts, mut body) = answer.response.into_parts();
     let seen = body.look_ahead(INSPECT_BYTES, PATIENCE).await;
-    match verdict(
-        Surface::Rest,
-        &head.method,
-        parts.status,
-        &parts.headers,
-        &seen,
-    ) {
+    match verdict(Surface::Rest, &head.method, parts.status, &parts.headers, &seen) {
         Verdict::Refused(_) => Finding::Dead,
         Verdict::Pass if parts.status.is_server_error() => Finding::Unknown,
         Verdict::Pass => Finding::Alive,

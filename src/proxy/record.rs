@@ -87,12 +87,7 @@ pub enum Repeat {
 }
 
 impl Repeat {
-    pub const ALL: [Self; 4] = [
-        Self::Accepted,
-        Self::RefusedAgain,
-        Self::NoToken,
-        Self::Reconnected,
-    ];
+    pub const ALL: [Self; 4] = [Self::Accepted, Self::RefusedAgain, Self::NoToken, Self::Reconnected];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -105,9 +100,7 @@ impl Repeat {
 }
 
 /// The methods that are label values; all others are `OTHER`.
-const METHODS: [&str; 8] = [
-    "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "OTHER",
-];
+const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "OTHER"];
 
 fn method_word(method: &Method) -> &'static str {
     METHODS
@@ -145,18 +138,14 @@ impl Calls {
                     .with_label_values(&[name, surface.as_str(), repeat.as_str()]);
             }
             for reason in REJECTION_REASONS {
-                metrics
-                    .rejections
-                    .with_label_values(&[name, surface.as_str(), reason]);
+                metrics.rejections.with_label_values(&[name, surface.as_str(), reason]);
             }
         }
         for why in NotKept::ALL {
             metrics.replay_skipped.with_label_values(&[why.as_str()]);
         }
         for refusal in Refusal::ALL {
-            metrics
-                .guard_refusals
-                .with_label_values(&[refusal.as_str()]);
+            metrics.guard_refusals.with_label_values(&[refusal.as_str()]);
         }
         let calls = Self {
             requests: Mutex::default(),
@@ -195,22 +184,15 @@ impl Calls {
                     code => code.to_string(),
                 };
                 let surface = surface.map_or("none", Surface::as_str);
-                self.metrics.requests.with_label_values(&[
-                    self.org.as_str(),
-                    surface,
-                    method,
-                    &code,
-                    outcome.as_str(),
-                ])
+                self.metrics
+                    .requests
+                    .with_label_values(&[self.org.as_str(), surface, method, &code, outcome.as_str()])
             })
             .clone()
     }
 
     pub fn guard_refused(&self, refusal: Refusal) {
-        self.metrics
-            .guard_refusals
-            .with_label_values(&[refusal.as_str()])
-            .inc();
+        self.metrics.guard_refusals.with_label_values(&[refusal.as_str()]).inc();
     }
 
     pub fn rejected(&self, surface: Surface, reason: &str) {
@@ -224,10 +206,7 @@ impl Calls {
     }
 
     pub fn not_repeatable(&self, why: NotKept) {
-        self.metrics
-            .replay_skipped
-            .with_label_values(&[why.as_str()])
-            .inc();
+        self.metrics.replay_skipped.with_label_values(&[why.as_str()]).inc();
     }
 
     /// Reads the org's API usage from an answer.
@@ -237,10 +216,7 @@ impl Calls {
             .and_then(|value| value.to_str().ok())
             .and_then(api_usage);
         let Some(usage) = usage else { return };
-        let mut last = self
-            .last_usage
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last_usage.lock().unwrap_or_else(PoisonError::into_inner);
         if *last != Some(usage) {
             *last = Some(usage);
             #[expect(clippy::cast_precision_loss, reason = "API counts are far below 2^52")]

@@ -137,12 +137,7 @@ pub struct Answer {
 }
 
 impl Upstream {
-    pub fn new(
-        org: &OrgName,
-        settings: &config::Upstream,
-        mut tls: rustls::ClientConfig,
-        metrics: &Metrics,
-    ) -> Self {
+    pub fn new(org: &OrgName, settings: &config::Upstream, mut tls: rustls::ClientConfig, metrics: &Metrics) -> Self {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -154,11 +149,7 @@ impl Upstream {
         if let Some(no) = &settings.proxy.no_proxy {
             egress = egress.no(no.clone());
         }
-        let gauge = |state| {
-            metrics
-                .upstream_connections
-                .with_label_values(&[org.as_str(), state])
-        };
+        let gauge = |state| metrics.upstream_connections.with_label_values(&[org.as_str(), state]);
         Self {
             settings: settings.clone(),
             tls: TlsConnector::from(Arc::new(tls)),
@@ -193,12 +184,7 @@ impl Upstream {
     }
 
     /// Sends one attempt and waits for the head of the answer.
-    pub async fn send(
-        &self,
-        token: &Token,
-        head: &Head,
-        upload: &Upload,
-    ) -> Result<Answer, UpstreamError> {
+    pub async fn send(&self, token: &Token, head: &Head, upload: &Upload) -> Result<Answer, UpstreamError> {
         let instance = &token.instance;
         let mut request = head.request(token, upload);
         let mut reconnected = false;
@@ -218,10 +204,7 @@ impl Upstream {
             let mut broke = match self.answer_in_time(sent, upload, instance).await? {
                 Ok(response) => {
                     let response = self.receive(response, lease, upload);
-                    return Ok(Answer {
-                        response,
-                        reconnected,
-                    });
+                    return Ok(Answer { response, reconnected });
                 }
                 Err(broke) => broke,
             };
@@ -271,12 +254,7 @@ impl Upstream {
         }
     }
 
-    fn receive(
-        &self,
-        response: Response<Incoming>,
-        lease: Lease,
-        upload: &Upload,
-    ) -> Response<InBody> {
+    fn receive(&self, response: Response<Incoming>, lease: Lease, upload: &Upload) -> Response<InBody> {
         let idle = self.settings.body_idle_timeout;
         response.map(|incoming| InBody::new(incoming, lease, upload.clone(), idle))
     }
@@ -294,21 +272,14 @@ impl Upstream {
 
     async fn connect_untimed(&self, instance: &Instance) -> Result<Sender, UpstreamError> {
         let host = || instance.authority.to_string();
-        let unreachable = |cause: BoxError| UpstreamError::Unreachable {
-            host: host(),
-            cause,
-        };
+        let unreachable = |cause: BoxError| UpstreamError::Unreachable { host: host(), cause };
         let tcp = self.connect_tcp(instance).await.map_err(unreachable)?;
         if !instance.tls {
             return self.handshake(tcp).await.map_err(|e| unreachable(e.into()));
         }
-        let name =
-            ServerName::try_from(instance.host.clone()).map_err(|e| unreachable(e.into()))?;
+        let name = ServerName::try_from(instance.host.clone()).map_err(|e| unreachable(e.into()))?;
         let tls = self.tls.connect(name, tcp).await;
-        let tls = tls.map_err(|cause| UpstreamError::Tls {
-            host: host(),
-            cause,
-        })?;
+        let tls = tls.map_err(|cause| UpstreamError::Tls { host: host(), cause })?;
         self.handshake(tls).await.map_err(|e| unreachable(e.into()))
     }
 
@@ -383,10 +354,7 @@ impl Pool {
         loop {
             let mut idle = self.pop(instance)?;
             let fresh = idle.since.elapsed() < self.idle_timeout;
-            if fresh
-                && !idle.sender.is_closed()
-                && (idle.sender.is_ready() || settles(&mut idle.sender).await)
-            {
+            if fresh && !idle.sender.is_closed() && (idle.sender.is_ready() || settles(&mut idle.sender).await) {
                 return Some(self.lease(idle.sender, instance));
             }
         }
@@ -394,9 +362,7 @@ impl Pool {
 
     fn pop(&self, instance: &Arc<Instance>) -> Option<Idle> {
         let mut hosts = self.lock();
-        let host = hosts
-            .iter_mut()
-            .find(|host| same(&host.instance, instance))?;
+        let host = hosts.iter_mut().find(|host| same(&host.instance, instance))?;
         let idle = host.idle.pop();
         self.idle.sub(i64::from(idle.is_some()));
         idle
@@ -453,10 +419,7 @@ fn same(a: &Arc<Instance>, b: &Arc<Instance>) -> bool {
 
 /// Waits for a connection whose last answer has been read but whose task has not come round yet.
 async fn settles(sender: &mut Sender) -> bool {
-    matches!(
-        timeout(Duration::from_millis(100), sender.ready()).await,
-        Ok(Ok(()))
-    )
+    matches!(timeout(Duration::from_millis(100), sender.ready()).await, Ok(Ok(())))
 }
 
 impl Drop for Lease {
@@ -544,10 +507,7 @@ impl InBody {
         copy
     }
 
-    fn poll_source(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
         let Some(source) = &mut self.source else {
             return Poll::Ready(None);
         };
@@ -581,10 +541,7 @@ impl Body for InBody {
     type Data = Bytes;
     type Error = InBodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
         if let Some(frame) = self.seen.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }

@@ -41,13 +41,7 @@ pub fn needs_body(surface: Surface, status: StatusCode) -> bool {
 }
 
 /// Judges an answer of which [`needs_body`] said yes. `body` is its beginning, as it came (perhaps compressed).
-pub fn verdict(
-    surface: Surface,
-    method: &Method,
-    status: StatusCode,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Verdict {
+pub fn verdict(surface: Surface, method: &Method, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
     if !needs_body(surface, status) {
         return Verdict::Pass;
     }
@@ -75,23 +69,15 @@ fn says_invalid_session(text: &str) -> bool {
         Ok(value) => json_error(&value).into_iter().collect(),
         Err(_) => xml_error(text).into_iter().collect(),
     };
-    errors.iter().any(|(code, message)| {
-        code == "INVALID_SESSION_ID" && !message.to_ascii_lowercase().contains(INCURABLE)
-    })
+    errors
+        .iter()
+        .any(|(code, message)| code == "INVALID_SESSION_ID" && !message.to_ascii_lowercase().contains(INCURABLE))
 }
 
 /// `{"errorCode":…,"message":…}`.
 fn json_error(value: &serde_json::Value) -> Option<(String, String)> {
-    let text = |key: &str| {
-        value
-            .get(key)
-            .and_then(|v| v.as_str())
-            .unwrap_or_default()
-            .to_owned()
-    };
-    value
-        .get("errorCode")
-        .map(|_| (text("errorCode"), text("message")))
+    let text = |key: &str| value.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    value.get("errorCode").map(|_| (text("errorCode"), text("message")))
 }
 
 /// `<Errors><Error><errorCode>…</errorCode><message>…</message></Error></Errors>`: the answer to `Accept: application/xml`.
@@ -101,10 +87,7 @@ fn xml_error(text: &str) -> Option<(String, String)> {
         let (content, _) = rest.split_once(&format!("</{name}>"))?;
         Some(content.trim().to_owned())
     };
-    Some((
-        element("errorCode")?,
-        element("message").unwrap_or_default(),
-    ))
+    Some((element("errorCode")?, element("message").unwrap_or_default()))
 }
 
 /// The body as text; gzip and deflate are understood. What cannot be read says nothing.
@@ -119,18 +102,10 @@ fn readable(headers: &HeaderMap, body: &[u8]) -> String {
     let limit = INSPECT_BYTES as u64;
     // A body that ends early still tells what came before; so errors are not looked at.
     match encoding.as_str() {
-        "gzip" | "x-gzip" => drop(
-            flate2::read::GzDecoder::new(body)
-                .take(limit)
-                .read_to_end(&mut plain),
-        ),
+        "gzip" | "x-gzip" => drop(flate2::read::GzDecoder::new(body).take(limit).read_to_end(&mut plain)),
         "deflate" => {
             // Named for zlib's format; some servers send the raw one.
-            drop(
-                flate2::read::ZlibDecoder::new(body)
-                    .take(limit)
-                    .read_to_end(&mut plain),
-            );
+            drop(flate2::read::ZlibDecoder::new(body).take(limit).read_to_end(&mut plain));
             if plain.is_empty() {
                 drop(
                     flate2::read::DeflateDecoder::new(body)
@@ -153,19 +128,12 @@ mod tests {
 
     use super::*;
 
-    const EXPIRED: &str =
-        r#"[{"message":"Session expired or invalid","errorCode":"INVALID_SESSION_ID"}]"#;
+    const EXPIRED: &str = r#"[{"message":"Session expired or invalid","errorCode":"INVALID_SESSION_ID"}]"#;
     const REFUSED: Verdict = Verdict::Refused(INVALID_SESSION_ID);
 
     fn judge(surface: Surface, status: u16, body: &str) -> Verdict {
         let status = StatusCode::from_u16(status).unwrap();
-        verdict(
-            surface,
-            &Method::POST,
-            status,
-            &HeaderMap::new(),
-            body.as_bytes(),
-        )
+        verdict(surface, &Method::POST, status, &HeaderMap::new(), body.as_bytes())
     }
 
     /// SF §10 and §4.1, row by row.
@@ -174,7 +142,8 @@ mod tests {
         use Surface::{ApexRest, Identity, Rest};
         let single = r#"{"message":"Session expired or invalid","errorCode":"INVALID_SESSION_ID"}"#;
         let xml = r#"<?xml version="1.0" encoding="UTF-8"?><Errors><Error><errorCode>INVALID_SESSION_ID</errorCode><message>Session expired or invalid</message></Error></Errors>"#;
-        let not_for_rest = r#"[{"message":"This session is not valid for use with the REST API","errorCode":"INVALID_SESSION_ID"}]"#;
+        let not_for_rest =
+            r#"[{"message":"This session is not valid for use with the REST API","errorCode":"INVALID_SESSION_ID"}]"#;
         let table = [
             (Rest, 401, EXPIRED, REFUSED),
             (Rest, 401, single, REFUSED),
@@ -194,41 +163,16 @@ mod tests {
                 r#"[{"errorCode":"INVALID_OPERATION_WITH_EXPIRED_PASSWORD"}]"#,
                 Verdict::Pass,
             ),
-            (
-                ApexRest,
-                401,
-                r#"{"error":"my own INVALID_SESSION_ID"}"#,
-                Verdict::Pass,
-            ),
+            (ApexRest, 401, r#"{"error":"my own INVALID_SESSION_ID"}"#, Verdict::Pass),
             (ApexRest, 401, r#""INVALID_SESSION_ID""#, Verdict::Pass),
-            (
-                Rest,
-                401,
-                "Connected app is not attached to Agent",
-                Verdict::Pass,
-            ),
+            (Rest, 401, "Connected app is not attached to Agent", Verdict::Pass),
             (Rest, 401, "", Verdict::Pass),
             (Rest, 401, "<html>INVALID_SESSION_ID</html>", Verdict::Pass),
-            (
-                Rest,
-                403,
-                r#"[{"errorCode":"REQUEST_LIMIT_EXCEEDED"}]"#,
-                Verdict::Pass,
-            ),
-            (
-                Rest,
-                403,
-                r#"[{"errorCode":"API_DISABLED_FOR_ORG"}]"#,
-                Verdict::Pass,
-            ),
+            (Rest, 403, r#"[{"errorCode":"REQUEST_LIMIT_EXCEEDED"}]"#, Verdict::Pass),
+            (Rest, 403, r#"[{"errorCode":"API_DISABLED_FOR_ORG"}]"#, Verdict::Pass),
             (Rest, 403, "Bad_OAuth_Token", Verdict::Pass),
             (Rest, 403, EXPIRED, Verdict::Pass),
-            (
-                Identity,
-                403,
-                "Bad_OAuth_Token",
-                Verdict::Refused(BAD_OAUTH_TOKEN),
-            ),
+            (Identity, 403, "Bad_OAuth_Token", Verdict::Refused(BAD_OAUTH_TOKEN)),
             (Identity, 403, "Missing_OAuth_Token", Verdict::Pass),
             (Rest, 500, EXPIRED, Verdict::Pass),
             (Rest, 503, EXPIRED, Verdict::Pass),
@@ -238,21 +182,14 @@ mod tests {
             (Rest, 200, EXPIRED, Verdict::Pass),
         ];
         for (surface, status, body, expected) in table {
-            assert_eq!(
-                judge(surface, status, body),
-                expected,
-                "{surface:?} {status} {body}"
-            );
+            assert_eq!(judge(surface, status, body), expected, "{surface:?} {status} {body}");
         }
     }
 
     #[test]
     fn a_401_to_head_has_no_body_to_tell() {
         let judge = |status| verdict(Surface::Rest, &Method::HEAD, status, &HeaderMap::new(), b"");
-        assert_eq!(
-            judge(StatusCode::UNAUTHORIZED),
-            Verdict::Refused(UNAUTHORIZED_HEAD)
-        );
+        assert_eq!(judge(StatusCode::UNAUTHORIZED), Verdict::Refused(UNAUTHORIZED_HEAD));
         assert_eq!(judge(StatusCode::FORBIDDEN), Verdict::Pass);
         assert_eq!(judge(StatusCode::NOT_FOUND), Verdict::Pass);
     }
@@ -270,15 +207,8 @@ mod tests {
             ("Deflate", zlib.finish().unwrap()),
             ("deflate", raw.finish().unwrap()),
         ] {
-            let headers =
-                HeaderMap::from_iter([(header::CONTENT_ENCODING, encoding.parse().unwrap())]);
-            let found = verdict(
-                Surface::Rest,
-                &Method::GET,
-                StatusCode::UNAUTHORIZED,
-                &headers,
-                &body,
-            );
+            let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, encoding.parse().unwrap())]);
+            let found = verdict(Surface::Rest, &Method::GET, StatusCode::UNAUTHORIZED, &headers, &body);
             assert_eq!(found, REFUSED, "{encoding}");
         }
     }
@@ -288,10 +218,7 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), Compression::best());
         gzip.write_all(&vec![b' '; 50 * 1024 * 1024]).unwrap();
         let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, "gzip".parse().unwrap())]);
-        assert_eq!(
-            readable(&headers, &gzip.finish().unwrap()).len(),
-            INSPECT_BYTES
-        );
+        assert_eq!(readable(&headers, &gzip.finish().unwrap()).len(), INSPECT_BYTES);
     }
 
     proptest! {

@@ -25,12 +25,7 @@ impl Backoff {
             Class::Transient => {
                 let pause = transient(self.transient, chance);
                 self.transient = self.transient.saturating_add(1);
-                pause.max(
-                    refusal
-                        .retry_after
-                        .unwrap_or_default()
-                        .min(TRANSIENT_LONGEST),
-                )
+                pause.max(refusal.retry_after.unwrap_or_default().min(TRANSIENT_LONGEST))
             }
             Class::Permanent | Class::Propagating => {
                 let pause = permanent(self.permanent);
@@ -93,17 +88,12 @@ mod tests {
             retry_after: retry_after.map(Duration::from_secs),
             ..Refusal::of("refused", None)
         };
-        (0..n)
-            .map(|_| backoff.pause(&refusal, 0.5).as_secs())
-            .collect()
+        (0..n).map(|_| backoff.pause(&refusal, 0.5).as_secs()).collect()
     }
 
     #[test]
     fn a_passing_fault_is_tried_again_soon_then_each_minute() {
-        assert_eq!(
-            pauses(Class::Transient, None, 8),
-            [1, 2, 4, 8, 16, 32, 60, 60]
-        );
+        assert_eq!(pauses(Class::Transient, None, 8), [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(pauses(Class::Transient, Some(20), 2), [20, 20]);
         assert_eq!(pauses(Class::Transient, Some(9999), 1), [60]);
         for chance in [0.0, 1.0] {
@@ -127,10 +117,7 @@ mod tests {
 
     #[test]
     fn a_rate_limit_is_obeyed_within_reason() {
-        assert_eq!(
-            pauses(Class::RateLimited, None, 6),
-            [60, 120, 240, 480, 900, 900]
-        );
+        assert_eq!(pauses(Class::RateLimited, None, 6), [60, 120, 240, 480, 900, 900]);
         assert_eq!(pauses(Class::RateLimited, Some(90), 2), [90, 90]);
         assert_eq!(pauses(Class::RateLimited, Some(0), 1), [1]);
         assert_eq!(pauses(Class::RateLimited, Some(1_000_000), 1), [3600]);

@@ -91,12 +91,7 @@ pub struct HttpExchange {
 
 impl HttpExchange {
     /// `tls` is [`crate::tls::client_config`]'s.
-    pub fn new(
-        org: &Org,
-        tls: rustls::ClientConfig,
-        egress: &EgressProxy,
-        clock: Clock,
-    ) -> Result<Self, SetUpError> {
+    pub fn new(org: &Org, tls: rustls::ClientConfig, egress: &EgressProxy, clock: Clock) -> Result<Self, SetUpError> {
         // The same rule as for the API's host: https, or plain http to loopback.
         Instance::from_url(&org.login.url)?;
         let endpoint = org
@@ -145,7 +140,7 @@ impl HttpExchange {
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let response = request.send().await.map_err(|e| broken(e, &sent))?;
+        let response = request.send().await.map_err(|e| self.broken(e, &sent))?;
         self.judged(response, &sent).await
     }
 
@@ -157,16 +152,12 @@ impl HttpExchange {
             .map_err(|_| Refusal::of("secret_unreadable", None))?
     }
 
-    async fn judged(
-        &self,
-        mut response: reqwest::Response,
-        sent: &Sent,
-    ) -> Result<Minted, Refusal> {
+    async fn judged(&self, mut response: reqwest::Response, sent: &Sent) -> Result<Minted, Refusal> {
         let status = response.status();
         let retry_after = retry_after(response.headers());
         let mut body = Zeroizing::new(Vec::new());
         let mut whole = true;
-        while let Some(chunk) = response.chunk().await.map_err(|e| broken(e, sent))? {
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(e, sent))? {
             let room = BODY_MAX - body.len();
             body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             if chunk.len() > room {
@@ -181,17 +172,29 @@ impl HttpExchange {
             });
         }
         if !whole {
-            return Err(Refusal::of(
-                "malformed_answer",
-                format!("longer than {BODY_MAX} bytes"),
-            ));
+            return Err(Refusal::of("malformed_answer", format!("longer than {BODY_MAX} bytes")));
         }
         let answer = answer::read(&body).ok_or_else(|| refusal(status.as_u16(), &body, sent))?;
-        answer.minted(
-            self.instance_override.as_ref(),
-            self.longest,
-            self.clock.now(),
-        )
+        answer.minted(self.instance_override.as_ref(), self.longest, self.clock.now())
+    }
+
+    /// What a conversation that broke means: the host, and the words of the system or the TLS library, scrubbed all the
+    /// same.
+    fn broken(&self, error: reqwest::Error, sent: &Sent) -> Refusal {
+        let error = error.without_url();
+        let mut innermost: &(dyn std::error::Error + 'static) = &error;
+        let mut tls = false;
+        while let Some(source) = innermost.source() {
+            tls |= source.is::<rustls::Error>() || wraps_tls(source);
+            innermost = source;
+        }
+        let reason = match () {
+            () if tls => "tls",
+            () if error.is_timeout() => "timeout",
+            () => "unreachable",
+        };
+        let host = self.endpoint[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
+        Refusal::of(reason, sent.scrub(&format!("{host}: {innermost}"), DESCRIPTION_MAX))
     }
 }
 
@@ -208,11 +211,7 @@ impl Exchange for HttpExchange {
     }
 }
 
-fn client(
-    endpoint: &url::Url,
-    tls: rustls::ClientConfig,
-    egress: &EgressProxy,
-) -> Result<reqwest::Client, SetUpError> {
+fn client(endpoint: &url::Url, tls: rustls::ClientConfig, egress: &EgressProxy) -> Result<reqwest::Client, SetUpError> {
     let mut builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .no_proxy()
@@ -226,10 +225,7 @@ fn client(
     let here = endpoint.host().is_none_or(|host| is_loopback(&host));
     if let Some(address) = egress.https.as_ref().filter(|_| !here) {
         let proxy = reqwest::Proxy::https(address).map_err(|_| SetUpError::Proxy)?;
-        let excluded = egress
-            .no_proxy
-            .as_deref()
-            .and_then(reqwest::NoProxy::from_string);
+        let excluded = egress.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
         builder = builder.proxy(proxy.no_proxy(excluded));
     }
     builder.build().map_err(|_| SetUpError::Client)
@@ -243,23 +239,6 @@ fn encoded(form: &[(&'static str, SecretString)]) -> String {
     encoded.finish()
 }
 
-/// What a conversation that broke means. The text is of the system or the TLS library, scrubbed all the same.
-fn broken(error: reqwest::Error, sent: &Sent) -> Refusal {
-    let error = error.without_url();
-    let mut innermost: &(dyn std::error::Error + 'static) = &error;
-    let mut tls = false;
-    while let Some(source) = innermost.source() {
-        tls |= source.is::<rustls::Error>() || wraps_tls(source);
-        innermost = source;
-    }
-    let reason = match () {
-        () if tls => "tls",
-        () if error.is_timeout() => "timeout",
-        () => "unreachable",
-    };
-    Refusal::of(reason, sent.scrub(&innermost.to_string(), DESCRIPTION_MAX))
-}
-
 /// rustls' errors travel inside `io::Error`, once or twice wrapped, whose `source` skips them.
 fn wraps_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     error
@@ -270,13 +249,7 @@ fn wraps_tls(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// Seconds; the other form, a date, is not used by Salesforce and not read.
 fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
 

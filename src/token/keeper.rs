@@ -172,9 +172,7 @@ impl<E: Exchange> Keeper<E> {
         let outcome = timeout(limit, self.exchange.exchange())
             .await
             .unwrap_or_else(|_| Err(Refusal::of("timeout", None)));
-        self.metrics
-            .duration
-            .observe(started.elapsed().as_secs_f64());
+        self.metrics.duration.observe(started.elapsed().as_secs_f64());
         // One that came during the exchange asked for just this exchange.
         self.take_rejection();
         match outcome {
@@ -202,10 +200,7 @@ impl<E: Exchange> Keeper<E> {
             Instant::now(),
         );
         let Ok(token) = token else {
-            return self.failed(Refusal::of(
-                "malformed_answer",
-                super::TokenNotAHeader.to_string(),
-            ));
+            return self.failed(Refusal::of("malformed_answer", super::TokenNotAHeader.to_string()));
         };
         self.warn_of_scope(minted.reaches_api);
         self.metrics.granted();
@@ -294,14 +289,11 @@ impl<E: Exchange> Keeper<E> {
     fn measure(&mut self, now: Instant) {
         let metrics = &self.metrics;
         metrics.budget.set(self.budget.left(now));
-        metrics
-            .assumed_lifetime
-            .set(self.lifetime.assumed().as_secs_f64());
+        metrics.assumed_lifetime.set(self.lifetime.assumed().as_secs_f64());
         if let Some(token) = &self.now.token {
             metrics.expiry.set(unix_seconds(token.expiry.at()));
             metrics.minted.set(unix_seconds(token.minted_at));
-            let past = self.shared.clock.now() >= token.expiry.at()
-                && token.generation > self.shared.rejected();
+            let past = self.shared.clock.now() >= token.expiry.at() && token.generation > self.shared.rejected();
             metrics.past_expiry.set(i64::from(past));
         }
     }

@@ -74,9 +74,7 @@ fn jwt_expiry(token: &str) -> Option<SystemTime> {
     if parts.next().is_some() {
         return None;
     }
-    let payload = BASE64_URL_SAFE_NO_PAD
-        .decode(payload.trim_end_matches('='))
-        .ok()?;
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&payload).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(seconds(claims.get("exp")?)?)
 }
@@ -100,8 +98,7 @@ pub fn renewal_after(expiry: Expiry, minted_at: SystemTime, chance: f64) -> Dura
         // Before the multiplication, so that no absurd life overflows.
         .min(2 * LATEST_RENEWAL);
     let jitter = 1.0 - JITTER + 2.0 * JITTER * chance.clamp(0.0, 1.0);
-    life.mul_f64(FRACTION * jitter)
-        .clamp(SOONEST_RENEWAL, LATEST_RENEWAL)
+    life.mul_f64(FRACTION * jitter).clamp(SOONEST_RENEWAL, LATEST_RENEWAL)
 }
 
 const SHORTEST_ASSUMED: Duration = Duration::from_secs(5 * 60);
@@ -145,11 +142,7 @@ mod tests {
             ("a.b.c".to_owned(), None, None),
             (format!("{}.d", jwt(r#"{"exp":1790000900}"#)), None, None),
         ] {
-            assert_eq!(
-                known_expiry(&token, expires_in, HOUR, now()),
-                expected,
-                "{token}"
-            );
+            assert_eq!(known_expiry(&token, expires_in, HOUR, now()), expected, "{token}");
         }
     }
 

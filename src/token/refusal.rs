@@ -116,11 +116,7 @@ fn by_status(status: u16) -> Option<Meaning> {
 
 fn by_answer(answer: &Answer) -> Meaning {
     let code = answer.code.as_deref().unwrap_or_default();
-    let description = answer
-        .description
-        .as_deref()
-        .unwrap_or_default()
-        .to_lowercase();
+    let description = answer.description.as_deref().unwrap_or_default().to_lowercase();
     CATALOGUE
         .iter()
         .find(|row| row.fits(code, &description))
@@ -254,9 +250,7 @@ fn find(text: &str, needle: &str) -> Option<usize> {
 fn percent_encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
             _ => format!("%{byte:02X}"),
         })
         .collect()

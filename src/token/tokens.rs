@@ -142,9 +142,7 @@ impl Tokens {
             expiry: token.map(|token| token.expiry),
             instance: token.map(|token| Arc::clone(&token.instance)),
             identity: seen.identity.clone(),
-            next_attempt: seen
-                .next
-                .map(|next| next.saturating_duration_since(Instant::now())),
+            next_attempt: seen.next.map(|next| next.saturating_duration_since(Instant::now())),
             waiting: self.shared.waiting.load(Ordering::Relaxed),
             failure: seen.failure,
         }
@@ -208,16 +206,12 @@ pub(super) struct Published {
 
 impl Published {
     pub(super) fn newest(&self) -> Generation {
-        self.token
-            .as_ref()
-            .map_or(Generation(0), |token| token.generation)
+        self.token.as_ref().map_or(Generation(0), |token| token.generation)
     }
 
     /// The token, if it is newer than what was rejected.
     pub(super) fn usable(&self, rejected: Generation) -> Option<&Arc<Token>> {
-        self.token
-            .as_ref()
-            .filter(|token| token.generation > rejected)
+        self.token.as_ref().filter(|token| token.generation > rejected)
     }
 
     pub(super) fn word(&self, rejected: Generation) -> StateWord {
@@ -272,12 +266,7 @@ struct CoolDown {
 }
 
 impl Shared {
-    pub(super) fn new(
-        org: OrgName,
-        settings: TokenSettings,
-        clock: Clock,
-        waiters: IntGauge,
-    ) -> Self {
+    pub(super) fn new(org: OrgName, settings: TokenSettings, clock: Clock, waiters: IntGauge) -> Self {
         let born = Instant::now();
         Self {
             org,
@@ -317,12 +306,9 @@ impl Shared {
         let overdue_at = self.overdue_at.load(Ordering::Relaxed);
         if overdue_at != NOT_DUE && millis(self.clock.now()) >= overdue_at {
             // One of many callers is enough.
-            let first = self.overdue_at.compare_exchange(
-                overdue_at,
-                NOT_DUE,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+            let first = self
+                .overdue_at
+                .compare_exchange(overdue_at, NOT_DUE, Ordering::Relaxed, Ordering::Relaxed);
             if first.is_ok() {
                 self.wake.notify_one();
             }
@@ -354,9 +340,7 @@ impl Shared {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, CoolDown> {
-        self.cool_down
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.cool_down.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn worked(&self, generation: Generation) {
@@ -386,9 +370,8 @@ impl Shared {
         match &seen.failure {
             Some(failure) => self.login_failed(failure, seen.next),
             None => {
-                let message = format!(
-                    "no token after {waited} s: the login host has not answered yet; see `token.refresh_wait`"
-                );
+                let message =
+                    format!("no token after {waited} s: the login host has not answered yet; see `token.refresh_wait`");
                 self.error("timed_out", message, seen.next)
             }
         }
@@ -407,9 +390,7 @@ impl Shared {
     }
 
     fn error(&self, reason: &'static str, message: String, next: Option<Instant>) -> TokenError {
-        let until = next.map_or(Duration::ZERO, |next| {
-            next.saturating_duration_since(Instant::now())
-        });
+        let until = next.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()));
         TokenError {
             org: self.org.clone(),
             reason,
@@ -442,9 +423,7 @@ impl Drop for Place<'_> {
 }
 
 fn millis(time: SystemTime) -> u64 {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(NOT_DUE - 1)
 }
 

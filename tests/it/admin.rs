@@ -8,12 +8,7 @@ use crate::support::{RawOrg, Running, Script, call};
 async fn the_admin_port_answers_its_paths_and_no_others() {
     let org = RawOrg::start(|_| Script::ok()).await;
     let app = Running::start(&org.url(), |_| {}).await;
-    assert_eq!(
-        call(app.proxy, "GET /services/data HTTP/1.1", b"")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(call(app.proxy, "GET /services/data HTTP/1.1", b"").await.status, 200);
     for (line, status) in [
         ("GET /livez HTTP/1.1", 200),
         ("GET /startupz HTTP/1.1", 200),
@@ -76,10 +71,7 @@ sf_token_proxy_upstream_connections gauge"
     assert_eq!(found, expected);
     for family in &expected {
         let name = family.split(' ').next().unwrap();
-        assert!(
-            page.contains(&format!("# HELP {name} ")),
-            "{name} has no help"
-        );
+        assert!(page.contains(&format!("# HELP {name} ")), "{name} has no help");
         let series = page.lines().filter(|line| line.starts_with(name)).count();
         assert!(series > 0, "{name} has no series at the start");
     }
@@ -122,16 +114,12 @@ async fn calls_are_counted_by_what_came_of_them() {
     let whole = "sf_token_proxy_request_duration_seconds_count{org=\"main\",surface=\"rest\"}";
     assert_eq!(app.metric(whole).await, 4.0);
     assert_eq!(
-        app.metric("sf_token_proxy_overhead_seconds_count{org=\"main\"}")
-            .await,
+        app.metric("sf_token_proxy_overhead_seconds_count{org=\"main\"}").await,
         5.0
     );
-    assert_eq!(
-        app.metric("sf_token_proxy_requests_in_flight{org=\"main\"}")
-            .await,
-        0.0
-    );
-    let logins = "sf_token_proxy_token_requests_total{grant=\"client_credentials\",org=\"main\",reason=\"none\",result=\"ok\"}";
+    assert_eq!(app.metric("sf_token_proxy_requests_in_flight{org=\"main\"}").await, 0.0);
+    let logins =
+        "sf_token_proxy_token_requests_total{grant=\"client_credentials\",org=\"main\",reason=\"none\",result=\"ok\"}";
     assert_eq!(app.metric(logins).await, 1.0);
     app.stop().await;
 }

@@ -20,11 +20,7 @@ struct Told {
 }
 
 fn tell(args: &[&str], env: &[(&str, &str)]) -> Told {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = program(args, env).output().unwrap();
+    let Output { status, stdout, stderr } = program(args, env).output().unwrap();
     let told = Told {
         code: status.code().unwrap(),
         out: String::from_utf8(stdout).unwrap(),
@@ -86,8 +82,7 @@ fn the_environment_alone_is_enough_and_its_secrets_stay_there() {
     let told = tell(&["check"], &env);
     assert_eq!((told.code, told.err.as_str()), (0, ""));
     assert!(
-        told.out
-            .contains("client_secret: env:SFPROXY_CLIENT_SECRET\n"),
+        told.out.contains("client_secret: env:SFPROXY_CLIENT_SECRET\n"),
         "{}",
         told.out
     );
@@ -155,8 +150,7 @@ fn missing_files_and_variables_are_problems() {
     let told = tell(&["check"], &[]);
     assert_eq!(told.code, 78);
     assert!(
-        told.err
-            .starts_with("configuration: none given: use --config FILE"),
+        told.err.starts_with("configuration: none given: use --config FILE"),
         "{}",
         told.err
     );
@@ -207,17 +201,10 @@ fn the_shipped_examples_fail_only_for_their_absent_secrets() {
     let mut visited = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "yaml")
-        {
+        if path.extension().is_some_and(|extension| extension == "yaml") {
             let told = tell(&["check", "-c", &path.display().to_string()], &[]);
             assert_eq!(told.err.lines().count(), 1, "{}", told.err);
-            assert!(
-                told.err.contains("cannot read file:/run/secrets/sf/"),
-                "{}",
-                told.err
-            );
+            assert!(told.err.contains("cannot read file:/run/secrets/sf/"), "{}", told.err);
             visited += 1;
         }
     }

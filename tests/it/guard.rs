@@ -14,11 +14,7 @@ async fn refused_calls_get_our_own_error_and_reach_no_org() {
             421,
             "SFPROXY_WRONG_HOST",
         ),
-        (
-            "GET /services/data HTTP/1.1\r\n\r\n",
-            400,
-            "SFPROXY_BAD_REQUEST",
-        ),
+        ("GET /services/data HTTP/1.1\r\n\r\n", 400, "SFPROXY_BAD_REQUEST"),
         (
             "GET /services/data HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
             400,
@@ -75,28 +71,17 @@ async fn refused_calls_get_our_own_error_and_reach_no_org() {
         stream.write_all(request.as_bytes()).await.unwrap();
         let reply = read_reply(&mut stream, false).await.expect("an answer");
         assert_eq!(reply.status, status, "{request}");
-        let body: serde_json::Value =
-            serde_json::from_slice(&reply.body).expect("Salesforce's shape");
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).expect("Salesforce's shape");
         assert_eq!(body[0]["errorCode"], code, "{request}");
-        assert!(
-            body[0]["message"]
-                .as_str()
-                .is_some_and(|message| message.len() > 20)
-        );
-        assert!(
-            reply.header("proxy-status")[0]
-                .starts_with("sf-token-proxy; error=http_request_denied")
-        );
+        assert!(body[0]["message"].as_str().is_some_and(|message| message.len() > 20));
+        assert!(reply.header("proxy-status")[0].starts_with("sf-token-proxy; error=http_request_denied"));
     }
     assert!(org.seen().is_empty());
     let refused = "sf_token_proxy_guard_refusals_total{reason=\"path_not_served\"}";
     assert_eq!(app.metric(refused).await, 4.0);
     // an absolute-form target that is us is a plain call
     let mut stream = connect(app.proxy).await;
-    let here = format!(
-        "GET http://{0}/services/data HTTP/1.1\r\nHost: {0}\r\n\r\n",
-        app.proxy
-    );
+    let here = format!("GET http://{0}/services/data HTTP/1.1\r\nHost: {0}\r\n\r\n", app.proxy);
     stream.write_all(here.as_bytes()).await.unwrap();
     assert_eq!(read_reply(&mut stream, false).await.unwrap().status, 200);
     assert_eq!(org.seen()[0].line(), "GET /services/data HTTP/1.1");
@@ -113,10 +98,7 @@ async fn extra_paths_and_hosts_are_what_the_operator_says() {
     .await;
     assert_eq!(call(app.proxy, "GET /b/1 HTTP/1.1", b"").await.status, 200);
     assert_eq!(call(app.proxy, "GET /sink HTTP/1.1", b"").await.status, 200);
-    assert_eq!(
-        call(app.proxy, "GET /sink/x HTTP/1.1", b"").await.status,
-        403
-    );
+    assert_eq!(call(app.proxy, "GET /sink/x HTTP/1.1", b"").await.status, 403);
     let mut stream = connect(app.proxy).await;
     stream
         .write_all(b"GET /services/data HTTP/1.1\r\nHost: sf.internal:8080\r\n\r\n")
@@ -143,12 +125,7 @@ async fn garbage_is_refused_and_the_next_caller_is_served() {
             assert_eq!(reply.status, 400, "{}", String::from_utf8_lossy(garbage));
         }
     }
-    assert_eq!(
-        call(app.proxy, "GET /services/data HTTP/1.1", b"")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(call(app.proxy, "GET /services/data HTTP/1.1", b"").await.status, 200);
     assert_eq!(org.seen().len(), 1);
     app.stop().await;
 }

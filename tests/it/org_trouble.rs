@@ -16,10 +16,7 @@ fn code(reply: &crate::support::Reply) -> String {
 
 #[tokio::test]
 async fn a_pooled_connection_that_the_org_closed_is_not_used() {
-    let org = RawOrg::start(|_| {
-        Script::SayAndClose(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec())
-    })
-    .await;
+    let org = RawOrg::start(|_| Script::SayAndClose(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec())).await;
     let app = Running::start(&org.url(), |_| {}).await;
     for _ in 0..50 {
         assert_eq!(call(app.proxy, GET, b"").await.status, 200);
@@ -43,8 +40,7 @@ async fn a_reused_connection_that_dies_silently_costs_an_idempotent_call_nothing
     for _ in 0..10 {
         assert_eq!(call(app.proxy, GET, b"").await.status, 200);
     }
-    let reconnected =
-        "sf_token_proxy_retries_total{org=\"main\",result=\"reconnected\",surface=\"rest\"}";
+    let reconnected = "sf_token_proxy_retries_total{org=\"main\",result=\"reconnected\",surface=\"rest\"}";
     assert!(app.metric(reconnected).await >= 9.0);
     app.stop().await;
 }
@@ -62,10 +58,7 @@ async fn a_post_that_the_org_may_have_acted_on_is_not_sent_twice() {
     let app = Running::start(&org.url(), |_| {}).await;
     assert_eq!(call(app.proxy, POST, b"hi").await.status, 200);
     let reply = call(app.proxy, POST, b"hi").await;
-    assert_eq!(
-        (reply.status, code(&reply).as_str()),
-        (502, "SFPROXY_ORG_BROKE_OFF")
-    );
+    assert_eq!((reply.status, code(&reply).as_str()), (502, "SFPROXY_ORG_BROKE_OFF"));
     assert_eq!(org.seen().len(), 2, "sent once each");
     app.stop().await;
 }
@@ -75,10 +68,7 @@ async fn a_fresh_connection_that_breaks_off_is_502_with_the_reason() {
     let org = RawOrg::start(|_| Script::Cut).await;
     let app = Running::start(&org.url(), |_| {}).await;
     let reply = call(app.proxy, GET, b"").await;
-    assert_eq!(
-        (reply.status, code(&reply).as_str()),
-        (502, "SFPROXY_ORG_BROKE_OFF")
-    );
+    assert_eq!((reply.status, code(&reply).as_str()), (502, "SFPROXY_ORG_BROKE_OFF"));
     assert!(reply.header("proxy-status")[0].contains("error=connection_terminated"));
     assert_eq!(org.seen().len(), 1);
     app.stop().await;
@@ -92,36 +82,31 @@ async fn an_org_that_nobody_listens_for_is_502() {
     };
     let login = RawOrg::start(|_| panic!("calls go elsewhere")).await;
     let app = Running::start(&login.url(), |config| {
-        config.orgs.values_mut().next().unwrap().instance_url =
-            Some(format!("http://{nobody}").parse().unwrap());
+        config.orgs.values_mut().next().unwrap().instance_url = Some(format!("http://{nobody}").parse().unwrap());
     })
     .await;
     let reply = call(app.proxy, GET, b"").await;
-    assert_eq!(
-        (reply.status, code(&reply).as_str()),
-        (502, "SFPROXY_ORG_UNREACHABLE")
-    );
-    assert!(
-        reply.text().to_lowercase().contains("refused"),
-        "{}",
-        reply.text()
-    );
+    assert_eq!((reply.status, code(&reply).as_str()), (502, "SFPROXY_ORG_UNREACHABLE"));
+    assert!(reply.text().to_lowercase().contains("refused"), "{}", reply.text());
     app.stop().await;
 }
 
 #[tokio::test]
 async fn an_org_without_trusted_tls_is_502_and_names_the_setting() {
-    let plain = RawOrg::start(|_| Script::ok()).await;
-    let tls_port = plain.url().replace("http://", "https://");
-    let app = Running::start(&plain.url(), |config| {
-        config.orgs.values_mut().next().unwrap().instance_url = Some(tls_port.parse().unwrap());
+    let login = RawOrg::start(|_| panic!("calls go elsewhere")).await;
+    let no_tls = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let instance = format!("https://{}", no_tls.local_addr().unwrap());
+    let app = Running::start(&login.url(), |config| {
+        config.orgs.values_mut().next().unwrap().instance_url = Some(instance.parse().unwrap());
     })
     .await;
+    let mut answering = tokio::task::JoinSet::new();
+    answering.spawn(async move {
+        let (mut stream, _) = no_tls.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+    });
     let reply = call(app.proxy, GET, b"").await;
-    assert_eq!(
-        (reply.status, code(&reply).as_str()),
-        (502, "SFPROXY_ORG_TLS")
-    );
+    assert_eq!((reply.status, code(&reply).as_str()), (502, "SFPROXY_ORG_TLS"));
     assert!(reply.text().contains("upstream.ca_file"));
     app.stop().await;
 }
@@ -135,10 +120,7 @@ async fn a_hanging_org_is_504_after_the_setting() {
     .await;
     let asked = Instant::now();
     let reply = call(app.proxy, GET, b"").await;
-    assert_eq!(
-        (reply.status, code(&reply).as_str()),
-        (504, "SFPROXY_ORG_TIMEOUT")
-    );
+    assert_eq!((reply.status, code(&reply).as_str()), (504, "SFPROXY_ORG_TIMEOUT"));
     assert!(asked.elapsed() >= Duration::from_millis(300));
     assert!(reply.header("proxy-status")[0].contains("error=http_response_timeout"));
     assert!(reply.text().contains("upstream.response_timeout"));
@@ -152,10 +134,7 @@ async fn an_answer_that_stalls_or_breaks_off_is_broken_off_for_the_caller_too() 
             let head = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this".to_vec();
             match end {
                 "cut" => Script::SayAndClose(head),
-                _ => Script::Slowly(vec![
-                    (Duration::ZERO, head),
-                    (Duration::from_secs(600), Vec::new()),
-                ]),
+                _ => Script::Slowly(vec![(Duration::ZERO, head), (Duration::from_secs(600), Vec::new())]),
             }
         })
         .await;
@@ -172,11 +151,7 @@ async fn an_answer_that_stalls_or_breaks_off_is_broken_off_for_the_caller_too() 
             read_reply(&mut stream, false).await.is_none(),
             "{end}: a short answer must not look whole"
         );
-        let outcome = if end == "cut" {
-            "upstream_error"
-        } else {
-            "timeout"
-        };
+        let outcome = if end == "cut" { "upstream_error" } else { "timeout" };
         let series = format!(
             "sf_token_proxy_requests_total{{code=\"200\",method=\"GET\",org=\"main\",outcome=\"{outcome}\",surface=\"rest\"}}"
         );
@@ -198,10 +173,7 @@ async fn a_caller_that_stalls_in_its_body_is_told_and_the_org_is_let_go() {
         .await
         .unwrap();
     let reply = read_reply(&mut stream, false).await.expect("an answer");
-    assert_eq!(
-        (reply.status, code(&reply).as_str()),
-        (408, "SFPROXY_REQUEST_BODY")
-    );
+    assert_eq!((reply.status, code(&reply).as_str()), (408, "SFPROXY_REQUEST_BODY"));
     app.stop().await;
 }
 

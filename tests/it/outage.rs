@@ -7,8 +7,7 @@ use tokio::{net::TcpListener, time::Instant};
 use crate::support::{RawOrg, Running, Script, app::CANARY_SECRET, call, eventually};
 
 const GET: &str = "GET /services/data/v60.0/x HTTP/1.1";
-const NOT_APPROVED: &str =
-    r#"{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}"#;
+const NOT_APPROVED: &str = r#"{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}"#;
 
 #[tokio::test]
 async fn a_login_host_that_is_down_at_start_is_said_and_healed() {
@@ -36,10 +35,7 @@ async fn a_login_host_that_is_down_at_start_is_said_and_healed() {
     let org = RawOrg::start_at(address, |_| Script::ok()).await;
     let back = Instant::now();
     while call(app.proxy, GET, b"").await.status != 200 {
-        assert!(
-            back.elapsed() < Duration::from_secs(60),
-            "not healed within a minute"
-        );
+        assert!(back.elapsed() < Duration::from_secs(60), "not healed within a minute");
     }
     assert!(org.logins() <= 2);
     assert_eq!(probe("/startupz").await.status, 200);
@@ -51,31 +47,21 @@ async fn a_login_host_that_is_down_at_start_is_said_and_healed() {
 async fn a_permanent_refusal_is_answered_from_memory_and_heals() {
     let org = RawOrg::start(|_| Script::ok()).await;
     org.refuse_logins(Some(("400 Bad Request", NOT_APPROVED)));
-    let app = Running::start(&org.url(), |config| {
-        config.admin.startup_patience = Duration::ZERO
-    })
-    .await;
+    let app = Running::start(&org.url(), |config| config.admin.startup_patience = Duration::ZERO).await;
     eventually("the first login", || org.logins(), |n| *n == 1).await;
     let refused = call(app.proxy, GET, b"").await;
     assert_eq!(refused.status, 503);
     for _ in 0..50 {
         let asked = Instant::now();
         let reply = call(app.proxy, GET, b"").await;
-        assert!(
-            asked.elapsed() < Duration::from_millis(100),
-            "{:?}",
-            asked.elapsed()
-        );
+        assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
         assert_eq!(reply.status, 503);
         let text = reply.text();
         assert!(
             text.contains("user hasn't approved this consumer"),
             "Salesforce's reason: {text}"
         );
-        assert!(
-            text.to_lowercase().contains("pre-authorized"),
-            "our advice: {text}"
-        );
+        assert!(text.to_lowercase().contains("pre-authorized"), "our advice: {text}");
         assert!(!text.contains(CANARY_SECRET));
     }
     assert!(org.logins() <= 2, "callers cause no logins");
@@ -98,10 +84,7 @@ async fn a_permanent_refusal_is_answered_from_memory_and_heals() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(org.logins() <= 5);
-    assert_eq!(
-        call(app.admin, "GET /startupz HTTP/1.1", b"").await.status,
-        200
-    );
+    assert_eq!(call(app.admin, "GET /startupz HTTP/1.1", b"").await.status, 200);
     app.stop().await;
 }
 
@@ -114,10 +97,7 @@ async fn a_login_host_that_is_down_while_the_token_lives_fails_no_call() {
     })
     .await;
     assert_eq!(call(app.proxy, GET, b"").await.status, 200);
-    org.refuse_logins(Some((
-        "503 Service Unavailable",
-        "<html>maintenance</html>",
-    )));
+    org.refuse_logins(Some(("503 Service Unavailable", "<html>maintenance</html>")));
     let started = Instant::now();
     let mut calls = 0;
     while started.elapsed() < Duration::from_secs(44) {
@@ -126,17 +106,10 @@ async fn a_login_host_that_is_down_while_the_token_lives_fails_no_call() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(calls > 100);
-    assert!(
-        org.logins() >= 2,
-        "a renewal was tried, or this proves nothing"
-    );
+    assert!(org.logins() >= 2, "a renewal was tried, or this proves nothing");
     let state = "sf_token_proxy_token_state{org=\"main\",state=\"live_renewal_failing\"}";
     assert_eq!(app.metric(state).await, 1.0);
-    assert_eq!(
-        app.metric("sf_token_proxy_token_past_expiry{org=\"main\"}")
-            .await,
-        1.0
-    );
+    assert_eq!(app.metric("sf_token_proxy_token_past_expiry{org=\"main\"}").await, 1.0);
     app.stop().await;
 }
 

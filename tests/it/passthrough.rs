@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, Version};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::Instant,
@@ -30,15 +35,12 @@ async fn the_request_target_arrives_as_it_was_sent() {
         "/services/data//v60.0///x",
         "/services/data/v60.0/query?q=SELECT%20Id%20FROM%20Account",
         "/services/data/v60.0/query?q=a+b%2Bc%2bd&x=%E2%82%AC&&=&y",
-        "/services/data/v60.0/query/?q=SELECT Id"
-            .split(' ')
-            .next()
-            .unwrap(),
+        "/services/data/v60.0/query/?q=SELECT Id".split(' ').next().unwrap(),
         "/services/data/v60.0/sobjects/A/Ext__c/a|b",
         "/services/data/v60.0/sobjects/A/Ext__c/[x];y=1;z",
         "/services/data/v60.0/sobjects/A/Ext__c/%2F%2f%25%41",
         "/services/data/v60.0/sobjects/A/Ext__c/@:!$&'()*+,;=~_-.x",
-        "/services/data/v60.0/x?q={\"a\":[1]}|^\\`<>",
+        "/services/data/v60.0/x?q={'a':[1]}|^\\`@!$()*~;,:é",
         "/services/data/v60.0/sobjects/A?fields=Id,Name#frag"
             .split('#')
             .next()
@@ -49,11 +51,7 @@ async fn the_request_target_arrives_as_it_was_sent() {
         let reply = call(app.proxy, &format!("GET {target} HTTP/1.1"), b"").await;
         assert_eq!(reply.status, 200, "{target}: {}", reply.text());
     }
-    let seen: Vec<String> = org
-        .seen()
-        .iter()
-        .map(|request| request.target().to_owned())
-        .collect();
+    let seen: Vec<String> = org.seen().iter().map(|request| request.target().to_owned()).collect();
     assert_eq!(seen, targets);
     app.stop().await;
 }
@@ -87,10 +85,7 @@ X-Hop: 1",
     let seen = &org.seen()[0];
     assert_eq!(seen.body, body);
     assert_eq!(seen.token(), "Bearer 00Dxx0000001gER!token_1");
-    assert_eq!(
-        seen.header("host"),
-        [org.url().strip_prefix("http://").unwrap()]
-    );
+    assert_eq!(seen.header("host"), [org.url().strip_prefix("http://").unwrap()]);
     assert_eq!(seen.header("x-twice"), ["1", "2"]);
     assert_eq!(seen.header("x-empty"), [""]);
     assert_eq!(seen.header("cookie"), ["BrowserId=a; other=b"]);
@@ -151,14 +146,7 @@ async fn answers_pass_as_they_came() {
     })
     .await;
     let app = Running::start(&org.url(), |_| {}).await;
-    let get = async |what: &str| {
-        call(
-            app.proxy,
-            &format!("GET /services/data/v60.0/{what} HTTP/1.1"),
-            b"",
-        )
-        .await
-    };
+    let get = async |what: &str| call(app.proxy, &format!("GET /services/data/v60.0/{what} HTTP/1.1"), b"").await;
 
     let cookies = get("cookies").await;
     assert_eq!(cookies.header("set-cookie"), ["BrowserId=a; Path=/", "b=2"]);
@@ -167,33 +155,22 @@ async fn answers_pass_as_they_came() {
     assert!(cookies.header("proxy-status").is_empty());
     assert_eq!(cookies.text(), "ok");
     assert_eq!(
-        app.metric("sf_token_proxy_org_api_requests_used{org=\"main\"}")
-            .await,
+        app.metric("sf_token_proxy_org_api_requests_used{org=\"main\"}").await,
         18.0
     );
     assert_eq!(
-        app.metric("sf_token_proxy_org_api_requests_limit{org=\"main\"}")
-            .await,
+        app.metric("sf_token_proxy_org_api_requests_limit{org=\"main\"}").await,
         5000.0
     );
 
     let none = get("204").await;
     assert_eq!((none.status, none.header("x-a")), (204, vec!["1"]));
     let unchanged = get("304").await;
-    assert_eq!(
-        (unchanged.status, unchanged.header("etag")),
-        (304, vec!["\"x\""])
-    );
+    assert_eq!((unchanged.status, unchanged.header("etag")), (304, vec!["\"x\""]));
     let head = call(app.proxy, "HEAD /services/data/v60.0/head HTTP/1.1", b"").await;
-    assert_eq!(
-        (head.status, head.header("content-length")),
-        (200, vec!["12345"])
-    );
+    assert_eq!((head.status, head.header("content-length")), (200, vec!["12345"]));
     assert_eq!(get("empty").await.body, b"");
-    assert_eq!(
-        (get("420").await.status, get("420").await.text()),
-        (420, "<ht>".into())
-    );
+    assert_eq!((get("420").await.status, get("420").await.text()), (420, "<ht>".into()));
     let redirect = get("redirect").await;
     assert_eq!(
         (redirect.status, redirect.header("location")),
@@ -223,10 +200,7 @@ async fn trailers_pass_both_ways() {
     let lines = "POST /services/data/v60.0/x HTTP/1.1\nTE: trailers\nTransfer-Encoding: chunked\nTrailer: X-In";
     let reply = call(app.proxy, lines, b"3\r\nabc\r\n0\r\nX-In: 7\r\n\r\n").await;
     assert_eq!(reply.text(), "ok");
-    assert!(
-        reply.trailers.to_lowercase().contains("x-sum: 42"),
-        "{reply:?}"
-    );
+    assert!(reply.trailers.to_lowercase().contains("x-sum: 42"), "{reply:?}");
     let seen = &org.seen()[0];
     assert_eq!(seen.body, b"abc");
     assert!(seen.trailers.to_lowercase().contains("x-in: 7"), "{seen:?}");
@@ -313,11 +287,7 @@ async fn expect_continue_is_answered_when_the_org_takes_the_body() {
     while !head.ends_with(b"\r\n\r\n") {
         assert!(stream.read_buf(&mut head).await.unwrap() > 0);
     }
-    assert!(
-        head.starts_with(b"HTTP/1.1 100"),
-        "{}",
-        String::from_utf8_lossy(&head)
-    );
+    assert!(head.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&head));
     stream.write_all(b"body").await.unwrap();
     assert_eq!(read_reply(&mut stream, false).await.unwrap().status, 200);
     assert_eq!(org.seen()[0].body, b"body");
@@ -343,25 +313,20 @@ HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA";
 #[tokio::test]
 async fn http2_by_prior_knowledge_is_taken() {
     let (org, app) = echo_org().await;
-    let client = reqwest::Client::builder()
-        .http2_prior_knowledge()
-        .no_proxy()
-        .build()
-        .unwrap();
-    let url = format!("http://{}/services/data/v60.0/x", app.proxy);
+    let io = TokioIo::new(connect(app.proxy).await);
+    let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let mut connections = tokio::task::JoinSet::new();
+    connections.spawn(connection);
     for n in 0..3 {
-        let reply = client
-            .post(&url)
-            .body(format!("body {n}"))
-            .send()
-            .await
+        let request = Request::post(format!("http://{}/services/data/v60.0/x", app.proxy))
+            .body(Full::new(Bytes::from(format!("body {n}"))))
             .unwrap();
-        assert_eq!(
-            (reply.status().as_u16(), reply.version()),
-            (200, reqwest::Version::HTTP_2)
-        );
-        assert_eq!(reply.text().await.unwrap(), r#"{"ok":true}"#);
+        let reply = client.send_request(request).await.unwrap();
+        assert_eq!((reply.status().as_u16(), reply.version()), (200, Version::HTTP_2));
+        assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), r#"{"ok":true}"#);
     }
+    drop(client);
+    connections.join_next().await.unwrap().unwrap().unwrap();
     let bodies: Vec<Vec<u8>> = org.seen().into_iter().map(|request| request.body).collect();
     assert_eq!(bodies, [b"body 0", b"body 1", b"body 2"]);
     app.stop().await;

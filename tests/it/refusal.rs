@@ -10,9 +10,7 @@ use std::{
 
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::{
-    RawOrg, RawRequest, Running, Script, call, connect, eventually, raw_org::EXPIRED, read_reply,
-};
+use crate::support::{RawOrg, RawRequest, Running, Script, call, connect, eventually, raw_org::EXPIRED, read_reply};
 
 const GET: &str = "GET /services/data/v60.0/x HTTP/1.1";
 
@@ -30,9 +28,7 @@ async fn a_refused_token_is_renewed_and_the_call_repeated_with_any_method() {
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
         let org = RawOrg::start(first_token_is_dead).await;
         let app = Running::start(&org.url(), |_| {}).await;
-        let lines = format!(
-            "{method} /services/data/v60.0/x?a=%20b HTTP/1.1\nContent-Length: 9\nX-Mine: 1"
-        );
+        let lines = format!("{method} /services/data/v60.0/x?a=%20b HTTP/1.1\nContent-Length: 9\nX-Mine: 1");
         let reply = call(app.proxy, &lines, b"some body").await;
         assert_eq!(reply.status, 200, "{method}: {}", reply.text());
         assert!(reply.header("proxy-status").is_empty());
@@ -47,8 +43,7 @@ async fn a_refused_token_is_renewed_and_the_call_repeated_with_any_method() {
             );
         }
         assert_eq!(org.logins(), 2);
-        let accepted =
-            "sf_token_proxy_retries_total{org=\"main\",result=\"accepted\",surface=\"rest\"}";
+        let accepted = "sf_token_proxy_retries_total{org=\"main\",result=\"accepted\",surface=\"rest\"}";
         assert_eq!(app.metric(accepted).await, 1.0);
         app.stop().await;
     }
@@ -65,12 +60,7 @@ async fn a_head_call_is_repeated_too() {
     })
     .await;
     let app = Running::start(&org.url(), |_| {}).await;
-    assert_eq!(
-        call(app.proxy, "HEAD /services/data HTTP/1.1", b"")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(call(app.proxy, "HEAD /services/data HTTP/1.1", b"").await.status, 200);
     app.stop().await;
 }
 
@@ -92,10 +82,7 @@ async fn an_org_that_always_refuses_costs_one_repeat_a_call_and_one_login_a_cool
         assert_eq!(reply.status, 401);
         assert_eq!(reply.text(), EXPIRED);
         assert_eq!(reply.header("x-request-id"), ["abc"]);
-        assert_eq!(
-            reply.header("content-type"),
-            ["application/json;charset=UTF-8"]
-        );
+        assert_eq!(reply.header("content-type"), ["application/json;charset=UTF-8"]);
         assert!(reply.header("proxy-status").is_empty());
     }
     assert_eq!(org.seen().len(), 40, "exactly one repeat per call");
@@ -125,21 +112,13 @@ async fn a_stray_refusal_with_the_same_token_minted_again_is_healed() {
     let org = RawOrg::start({
         let strays = Arc::clone(&strays);
         move |_| {
-            let stray =
-                strays.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-            if stray.is_ok() {
-                Script::expired()
-            } else {
-                Script::ok()
-            }
+            let stray = strays.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            if stray.is_ok() { Script::expired() } else { Script::ok() }
         }
     })
     .await;
     let same = crate::support::raw_org::token_answer(&org.url(), 1);
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{same}",
-        same.len()
-    );
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{same}", same.len());
     let app = Running::start(&org.url(), |_| {}).await;
     eventually("the first login", || org.logins(), |n| *n == 1).await;
     for _ in 0..5 {
@@ -176,19 +155,14 @@ async fn a_failed_renewal_is_our_503_with_the_reason() {
     let org = RawOrg::start(|_| Script::expired()).await;
     let app = Running::start(&org.url(), |_| {}).await;
     eventually("the first login", || org.logins(), |n| *n == 1).await;
-    let no =
-        r#"{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}"#;
+    let no = r#"{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}"#;
     org.next_login(&format!(
         "HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{no}",
         no.len()
     ));
     let reply = call(app.proxy, GET, b"").await;
     assert_eq!(reply.status, 503);
-    assert!(
-        reply.text().contains("SFPROXY_NO_TOKEN"),
-        "{}",
-        reply.text()
-    );
+    assert!(reply.text().contains("SFPROXY_NO_TOKEN"), "{}", reply.text());
     assert!(
         reply.text().contains("user hasn't approved this consumer"),
         "{}",
@@ -229,7 +203,9 @@ async fn sixty_four_callers_and_twenty_revocations() {
             let mut stream = connect(proxy).await;
             while !stop.load(Ordering::SeqCst) {
                 stream
-                    .write_all(b"POST /services/data/v60.0/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello")
+                    .write_all(
+                        b"POST /services/data/v60.0/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+                    )
                     .await
                     .unwrap();
                 let reply = read_reply(&mut stream, false).await.expect("an answer");
@@ -240,22 +216,12 @@ async fn sixty_four_callers_and_twenty_revocations() {
     }
     for round in 1..=20 {
         let before = answered.load(Ordering::SeqCst);
-        eventually(
-            "calls go on",
-            || answered.load(Ordering::SeqCst),
-            |n| *n > before + 64,
-        )
-        .await;
+        eventually("calls go on", || answered.load(Ordering::SeqCst), |n| *n > before + 64).await;
         dead.store(round, Ordering::SeqCst);
         eventually("the renewal", || org.logins(), |n| *n == round + 1).await;
     }
     let before = answered.load(Ordering::SeqCst);
-    eventually(
-        "calls go on",
-        || answered.load(Ordering::SeqCst),
-        |n| *n > before + 64,
-    )
-    .await;
+    eventually("calls go on", || answered.load(Ordering::SeqCst), |n| *n > before + 64).await;
     stop.store(true, Ordering::SeqCst);
     while let Some(ended) = callers.join_next().await {
         ended.unwrap();
@@ -287,10 +253,7 @@ async fn a_refusal_that_comes_before_the_body_has_ended_is_repeated_too() {
         let reply = if chunked {
             post_chunked(app.proxy, &body).await
         } else {
-            let lines = format!(
-                "POST /services/data/v60.0/x HTTP/1.1\nContent-Length: {}",
-                body.len()
-            );
+            let lines = format!("POST /services/data/v60.0/x HTTP/1.1\nContent-Length: {}", body.len());
             call(app.proxy, &lines, &body).await
         };
         assert_eq!(reply.status, 200, "{}", reply.text());
@@ -330,11 +293,7 @@ async fn an_upload_known_to_be_too_long_asks_first_whether_the_token_lives() {
     let lines = "POST /services/data/v60.0/x HTTP/1.1\nContent-Length: 2000";
     let reply = call(app.proxy, lines, &[b'x'; 2000]).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
-    let seen: Vec<String> = org
-        .seen()
-        .iter()
-        .map(|request| request.line().to_owned())
-        .collect();
+    let seen: Vec<String> = org.seen().iter().map(|request| request.line().to_owned()).collect();
     assert_eq!(
         seen,
         [
@@ -385,13 +344,8 @@ async fn a_resource_that_always_refuses_does_not_take_the_others_down() {
         let dead = Arc::clone(&dead);
         move |request| {
             let number: u32 = request.token().rsplit('_').next().unwrap().parse().unwrap();
-            let refused =
-                request.target().ends_with("/forbidden") || number <= dead.load(Ordering::SeqCst);
-            if refused {
-                Script::expired()
-            } else {
-                Script::ok()
-            }
+            let refused = request.target().ends_with("/forbidden") || number <= dead.load(Ordering::SeqCst);
+            if refused { Script::expired() } else { Script::ok() }
         }
     })
     .await;
@@ -431,13 +385,12 @@ async fn a_moved_instance_is_followed() {
 async fn post_chunked(proxy: std::net::SocketAddr, body: &[u8]) -> crate::support::Reply {
     let (mut reader, mut writer) = tokio::io::split(connect(proxy).await);
     let body = body.to_vec();
-    let writing = tokio::spawn(async move {
+    let mut writing = tokio::task::JoinSet::new();
+    writing.spawn(async move {
         let head = "POST /services/data/v60.0/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
         writer.write_all(head.as_bytes()).await?;
         for chunk in body.chunks(50_000) {
-            writer
-                .write_all(format!("{:x}\r\n", chunk.len()).as_bytes())
-                .await?;
+            writer.write_all(format!("{:x}\r\n", chunk.len()).as_bytes()).await?;
             writer.write_all(chunk).await?;
             writer.write_all(b"\r\n").await?;
         }
@@ -446,7 +399,7 @@ async fn post_chunked(proxy: std::net::SocketAddr, body: &[u8]) -> crate::suppor
     });
     let reply = read_reply(&mut reader, false).await.expect("an answer");
     // an answer may come before all was written
-    drop(writing.await);
+    drop(writing.join_next().await);
     reply
 }
 

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use sf_token_proxy::{
     app::{App, Exit},
     config::{
-        Admin, Budget, ClientCredentials, Config, EgressProxy, Grant, Listener, Log, LogFormat,
-        LoginHost, Org, OrgName, Replay, SecretRef, SendSecret, Shutdown, TokenSettings, Upstream,
+        Admin, Budget, ClientCredentials, Config, EgressProxy, Grant, Listener, Log, LogFormat, LoginHost, Org,
+        OrgName, Replay, SecretRef, SendSecret, Shutdown, TokenSettings, Upstream,
     },
     shutdown::Stop,
 };
@@ -118,17 +118,12 @@ impl Running {
     /// Drains and joins.
     pub async fn stop(self) {
         self.stop.drain_now();
-        self.task
-            .await
-            .expect("no task may panic")
-            .expect("a clean end");
+        self.task.await.expect("no task may panic").expect("a clean end");
     }
 
     /// The value of one series of `/metrics`; `series` as it is printed, e.g. `x_total{a="b"}`.
     pub async fn metric(&self, series: &str) -> f64 {
-        let page = super::call(self.admin, "GET /metrics HTTP/1.1", b"")
-            .await
-            .text();
+        let page = super::call(self.admin, "GET /metrics HTTP/1.1", b"").await.text();
         page.lines()
             .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
             .unwrap_or_else(|| panic!("no series {series} in\n{page}"))

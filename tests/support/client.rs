@@ -91,11 +91,7 @@ pub async fn read_reply_from(
     }
 }
 
-async fn read_reply_body(
-    stream: &mut (impl AsyncRead + Unpin),
-    buffer: &mut Vec<u8>,
-    reply: &mut Reply,
-) -> Option<()> {
+async fn read_reply_body(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, reply: &mut Reply) -> Option<()> {
     if reply
         .header("transfer-encoding")
         .iter()
@@ -140,11 +136,7 @@ async fn read_reply_body(
     Some(())
 }
 
-async fn fill(
-    stream: &mut (impl AsyncRead + Unpin),
-    buffer: &mut Vec<u8>,
-    length: usize,
-) -> Option<()> {
+async fn fill(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, length: usize) -> Option<()> {
     while buffer.len() < length {
         buffer.reserve(64 * 1024);
         if stream.read_buf(buffer).await.ok()? == 0 {

@@ -4,6 +4,7 @@
 #![allow(
     dead_code,
     unused_imports,
+    unreachable_pub,
     clippy::disallowed_methods,
     clippy::unwrap_used,
     reason = "each user needs a part; and it is no product code"
@@ -24,11 +25,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Waits for a condition with a bound; the message shows what was seen last.
-pub async fn eventually<T: std::fmt::Debug>(
-    what: &str,
-    mut seen: impl FnMut() -> T,
-    good: impl Fn(&T) -> bool,
-) -> T {
+pub async fn eventually<T: std::fmt::Debug>(what: &str, mut seen: impl FnMut() -> T, good: impl Fn(&T) -> bool) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let now = seen();

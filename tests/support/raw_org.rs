@@ -52,10 +52,7 @@ impl RawRequest {
     }
 
     pub fn token(&self) -> &str {
-        self.header("authorization")
-            .first()
-            .copied()
-            .unwrap_or_default()
+        self.header("authorization").first().copied().unwrap_or_default()
     }
 }
 
@@ -93,8 +90,7 @@ impl Script {
     }
 }
 
-pub const EXPIRED: &str =
-    r#"[{"message":"Session expired or invalid","errorCode":"INVALID_SESSION_ID"}]"#;
+pub const EXPIRED: &str = r#"[{"message":"Session expired or invalid","errorCode":"INVALID_SESSION_ID"}]"#;
 
 type Play = dyn Fn(&RawRequest) -> Script + Send + Sync;
 
@@ -124,23 +120,13 @@ impl RawOrg {
     }
 
     /// At an address that a test knows before.
-    pub async fn start_at(
-        address: SocketAddr,
-        play: impl Fn(&RawRequest) -> Script + Send + Sync + 'static,
-    ) -> Self {
+    pub async fn start_at(address: SocketAddr, play: impl Fn(&RawRequest) -> Script + Send + Sync + 'static) -> Self {
         Self::listen(TcpListener::bind(address).await.unwrap(), play, 0)
     }
 
     /// The first `early_refusals` requests with a body are answered with 401 before it is read.
-    pub async fn start_as(
-        play: impl Fn(&RawRequest) -> Script + Send + Sync + 'static,
-        early_refusals: u32,
-    ) -> Self {
-        Self::listen(
-            TcpListener::bind("127.0.0.1:0").await.unwrap(),
-            play,
-            early_refusals,
-        )
+    pub async fn start_as(play: impl Fn(&RawRequest) -> Script + Send + Sync + 'static, early_refusals: u32) -> Self {
+        Self::listen(TcpListener::bind("127.0.0.1:0").await.unwrap(), play, early_refusals)
     }
 
     fn listen(
@@ -198,8 +184,11 @@ impl RawOrg {
     /// Every login gets this status and body from now on; `None`: tokens again.
     pub fn refuse_logins(&self, refusal: Option<(&str, &str)>) {
         *self.inner.login_refusal.lock().unwrap() = refusal.map(|(status, body)| {
-            format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-                .into_bytes()
+            format!(
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .into_bytes()
         });
     }
 
@@ -235,8 +224,7 @@ async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
             body: Vec::new(),
             trailers: String::new(),
         };
-        let has_body = !request.header("content-length").is_empty()
-            || !request.header("transfer-encoding").is_empty();
+        let has_body = !request.header("content-length").is_empty() || !request.header("transfer-encoding").is_empty();
         let is_login = request.target() == "/services/oauth2/token";
         let left = inner.early_answers.load(Ordering::SeqCst);
         if inner.early && has_body && !is_login && left > 0 {
@@ -253,10 +241,7 @@ async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
             while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {}
             return;
         }
-        if read_body(&mut stream, &mut buffer, &mut request)
-            .await
-            .is_none()
-        {
+        if read_body(&mut stream, &mut buffer, &mut request).await.is_none() {
             return;
         }
         let script = if is_login {
@@ -297,10 +282,7 @@ impl Inner {
         };
         match scripted.or_else(|| self.login_refusal.lock().unwrap().clone()) {
             Some(bytes) => Script::Say(bytes),
-            None => Script::json(
-                "200 OK",
-                &token_answer(&format!("http://{}", self.address), n),
-            ),
+            None => Script::json("200 OK", &token_answer(&format!("http://{}", self.address), n)),
         }
     }
 }
@@ -312,11 +294,7 @@ pub fn token_answer(instance: &str, n: u32) -> String {
 }
 
 /// Takes everything up to and with `end` out of the stream.
-pub async fn read_until(
-    stream: &mut (impl AsyncRead + Unpin),
-    buffer: &mut Vec<u8>,
-    end: &[u8],
-) -> Option<Vec<u8>> {
+pub async fn read_until(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, end: &[u8]) -> Option<Vec<u8>> {
     loop {
         if let Some(at) = buffer.windows(end.len()).position(|window| window == end) {
             let rest = buffer.split_off(at + end.len());
@@ -326,11 +304,7 @@ pub async fn read_until(
     }
 }
 
-async fn read_exactly(
-    stream: &mut (impl AsyncRead + Unpin),
-    buffer: &mut Vec<u8>,
-    length: usize,
-) -> Option<Vec<u8>> {
+async fn read_exactly(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, length: usize) -> Option<Vec<u8>> {
     while buffer.len() < length {
         more(stream, buffer).await?;
     }

@@ -23,11 +23,7 @@ const NEVER_FORWARDED: [&str; 2] = ["/secur/", "/services/oauth2/"];
 type Orgs = BTreeMap<String, OrgFile>;
 
 impl Check {
-    pub(super) fn listeners(
-        &mut self,
-        files: &[ListenerFile],
-        orgs: &Orgs,
-    ) -> Option<Vec<Listener>> {
+    pub(super) fn listeners(&mut self, files: &[ListenerFile], orgs: &Orgs) -> Option<Vec<Listener>> {
         if files.is_empty() {
             return self.refuse(
                 "listeners",
@@ -35,8 +31,7 @@ impl Check {
             );
         }
         let checked = files.iter().enumerate();
-        let checked =
-            checked.map(|(i, file)| self.listener(&format!("listeners[{i}]"), file, orgs));
+        let checked = checked.map(|(i, file)| self.listener(&format!("listeners[{i}]"), file, orgs));
         // Every one is checked before the first that failed ends the collecting.
         checked.collect::<Vec<_>>().into_iter().collect()
     }
@@ -44,11 +39,7 @@ impl Check {
     fn listener(&mut self, at: &str, file: &ListenerFile, orgs: &Orgs) -> Option<Listener> {
         let address_at = format!("{at}.address");
         let addresses = self.addresses(&address_at, &file.address);
-        self.only_local(
-            &address_at,
-            addresses.as_deref(),
-            file.insecure_allow_any_caller,
-        );
+        self.only_local(&address_at, addresses.as_deref(), file.insecure_allow_any_caller);
         let org = self.org_of(&format!("{at}.org"), file.org.as_deref(), orgs);
         let hosts = self.each(&format!("{at}.hosts"), &file.hosts, Self::host);
         let origins = self.each(
@@ -56,21 +47,9 @@ impl Check {
             &file.allowed_origins,
             Self::web_origin,
         );
-        let paths = self.each(
-            &format!("{at}.extra_paths"),
-            &file.extra_paths,
-            Self::extra_path,
-        );
-        let connections = self.number(
-            &format!("{at}.max_connections"),
-            file.max_connections,
-            1..=1_000_000,
-        );
-        let idle: Option<Duration> = self.span(
-            &format!("{at}.idle_timeout"),
-            &file.idle_timeout,
-            SECOND..=HOUR,
-        );
+        let paths = self.each(&format!("{at}.extra_paths"), &file.extra_paths, Self::extra_path);
+        let connections = self.number(&format!("{at}.max_connections"), file.max_connections, 1..=1_000_000);
+        let idle: Option<Duration> = self.span(&format!("{at}.idle_timeout"), &file.idle_timeout, SECOND..=HOUR);
         Some(Listener {
             addresses: addresses?,
             org: org?,
@@ -84,10 +63,7 @@ impl Check {
     }
 
     fn only_local(&mut self, at: &str, addresses: Option<&[SocketAddr]>, allowed: bool) {
-        let open = addresses
-            .unwrap_or_default()
-            .iter()
-            .find(|a| !a.ip().is_loopback());
+        let open = addresses.unwrap_or_default().iter().find(|a| !a.ip().is_loopback());
         if let Some(address) = open.filter(|_| !allowed) {
             let text = format!(
                 "{address} is not loopback: whoever reaches it acts as the org's user, and this version cannot \
@@ -152,16 +128,9 @@ impl Check {
         let places = places.chain([("admin.address".to_owned(), &admin.address)]);
         let mut taken: Vec<(SocketAddr, String)> = vec![];
         for (at, file) in places {
-            for address in file
-                .as_slice()
-                .iter()
-                .filter_map(|text| parse_address(text))
-                .flatten()
-            {
-                if let Some((other, first)) = taken.iter().find(|(other, _)| clash(*other, address))
-                {
-                    let text =
-                        format!("{address} is taken by {first} ({other}); choose another port");
+            for address in file.as_slice().iter().filter_map(|text| parse_address(text)).flatten() {
+                if let Some((other, first)) = taken.iter().find(|(other, _)| clash(*other, address)) {
+                    let text = format!("{address} is taken by {first} ({other}); choose another port");
                     self.problems.add(at.clone(), text);
                 }
                 taken.push((address, at.clone()));
@@ -209,18 +178,17 @@ impl Check {
                 && url.password().is_none()
                 && !text.contains('*')
         });
-        url.map(|url| url.origin().ascii_serialization())
-            .or_else(|| {
-                let found = if text.contains('@') {
-                    "something else".into()
-                } else {
-                    shown(text)
-                };
-                self.refuse(
-                    at,
-                    format!("expected an origin such as `https://app.example`, found {found}"),
-                )
-            })
+        url.map(|url| url.origin().ascii_serialization()).or_else(|| {
+            let found = if text.contains('@') {
+                "something else".into()
+            } else {
+                shown(text)
+            };
+            self.refuse(
+                at,
+                format!("expected an origin such as `https://app.example`, found {found}"),
+            )
+        })
     }
 
     fn extra_path(&mut self, at: String, text: &str) -> Option<String> {
@@ -233,10 +201,7 @@ impl Check {
             );
             return self.refuse(at, text);
         }
-        if let Some(never) = NEVER_FORWARDED
-            .into_iter()
-            .find(|never| reaches(text, never))
-        {
+        if let Some(never) = NEVER_FORWARDED.into_iter().find(|never| reaches(text, never)) {
             let text = format!(
                 "{} would open {never}, where a token may never go; name a narrower path",
                 shown(text)
@@ -263,10 +228,7 @@ fn parse_address(text: &str) -> Option<Vec<SocketAddr>> {
         return None;
     }
     let port = port.parse().ok()?;
-    let loopback = [
-        IpAddr::from(Ipv4Addr::LOCALHOST),
-        IpAddr::from(Ipv6Addr::LOCALHOST),
-    ];
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
     Some(loopback.map(|ip| SocketAddr::new(ip, port)).to_vec())
 }
 

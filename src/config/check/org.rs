@@ -9,11 +9,8 @@ use url::{Host, Url};
 
 use super::{Check, HOUR, INSTANT, MINUTE, SECOND};
 use crate::config::{
-    Budget, ClientCredentials, Grant, JwtBearer, LoginHost, Org, OrgName, SecretRef, SendSecret,
-    TokenSettings,
-    file::{
-        BudgetFile, ClientCredentialsFile, GrantFile, JwtBearerFile, OrgFile, SecretFile, TokenFile,
-    },
+    Budget, ClientCredentials, Grant, JwtBearer, LoginHost, Org, OrgName, SecretRef, SendSecret, TokenSettings,
+    file::{BudgetFile, ClientCredentialsFile, GrantFile, JwtBearerFile, OrgFile, SecretFile, TokenFile},
     problem::shown,
 };
 
@@ -28,14 +25,10 @@ const UI_HOSTS: [&str; 4] = [
 const GENERIC_LOGIN_HOSTS: [&str; 2] = ["login.salesforce.com", "test.salesforce.com"];
 
 impl Check {
-    pub(super) fn orgs(
-        &mut self,
-        files: &BTreeMap<String, OrgFile>,
-    ) -> Option<BTreeMap<OrgName, Org>> {
+    pub(super) fn orgs(&mut self, files: &BTreeMap<String, OrgFile>) -> Option<BTreeMap<OrgName, Org>> {
         match files.len() {
             0 => {
-                let text =
-                    "expected one org, found none; add `orgs: {main: {login_url: …, grant: …}}`";
+                let text = "expected one org, found none; add `orgs: {main: {login_url: …, grant: …}}`";
                 self.problems.add("orgs", text);
             }
             1 => {}
@@ -56,18 +49,13 @@ impl Check {
     }
 
     fn org(&mut self, at: &str, name: &str, file: &OrgFile) -> Option<Org> {
-        let known =
-            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+        let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
         if !(1..=63).contains(&name.len()) || !name.bytes().all(known) {
-            let text = format!(
-                "expected a name of 1 to 63 of a-z, 0-9, - and _, found {}",
-                shown(name)
-            );
+            let text = format!("expected a name of 1 to 63 of a-z, 0-9, - and _, found {}", shown(name));
             self.problems.add(at, text);
         }
         let login = self.login_url(&format!("{at}.login_url"), file.login_url.as_deref());
-        let instance =
-            self.instance_url(&format!("{at}.instance_url"), file.instance_url.as_deref());
+        let instance = self.instance_url(&format!("{at}.instance_url"), file.instance_url.as_deref());
         let grant = self.grant(&format!("{at}.grant"), &file.grant, login.as_ref());
         let token = self.token(&format!("{at}.token"), &file.token);
         let budget = self.budget(&format!("{at}.login_budget"), &file.login_budget);
@@ -168,19 +156,10 @@ impl Check {
         jwt.or(secret)?
     }
 
-    fn jwt_bearer(
-        &mut self,
-        at: &str,
-        file: &JwtBearerFile,
-        login: Option<&Url>,
-    ) -> Option<JwtBearer> {
+    fn jwt_bearer(&mut self, at: &str, file: &JwtBearerFile, login: Option<&Url>) -> Option<JwtBearer> {
         let client_id = self.client_id(at, file.client_id.as_deref());
         let username = self.username(&format!("{at}.username"), file.username.as_deref());
-        let key = self.secret(
-            &format!("{at}.private_key"),
-            file.private_key.as_ref(),
-            "key.pem",
-        );
+        let key = self.secret(&format!("{at}.private_key"), file.private_key.as_ref(), "key.pem");
         let audience = match file.audience.as_deref() {
             Some(text) => self.audience(&format!("{at}.audience"), text),
             None => login.map(audience_for),
@@ -193,11 +172,7 @@ impl Check {
         })
     }
 
-    fn client_credentials(
-        &mut self,
-        at: &str,
-        file: &ClientCredentialsFile,
-    ) -> Option<ClientCredentials> {
+    fn client_credentials(&mut self, at: &str, file: &ClientCredentialsFile) -> Option<ClientCredentials> {
         let client_id = self.client_id(at, file.client_id.as_deref());
         let secret = self.secret(
             &format!("{at}.client_secret"),
@@ -235,21 +210,14 @@ impl Check {
         let at = format!("{at}.client_id");
         let text = self.given(&at, text, "the consumer key of the app")?.trim();
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return self.refuse(
-                at,
-                "expected the consumer key of the app, found text with blanks in it",
-            );
+            return self.refuse(at, "expected the consumer key of the app, found text with blanks in it");
         }
         Some(text.to_owned())
     }
 
     fn username(&mut self, at: &str, text: Option<&str>) -> Option<String> {
         let text = self
-            .given(
-                at,
-                text,
-                "a Salesforce user name, such as `integration@acme.example`",
-            )?
+            .given(at, text, "a Salesforce user name, such as `integration@acme.example`")?
             .trim();
         if !text.contains('@') || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
             let text = format!(
@@ -282,8 +250,7 @@ impl Check {
 
     /// What is not a reference is likely the secret itself, so it is never quoted.
     fn secret(&mut self, at: &str, file: Option<&SecretFile>, example: &str) -> Option<SecretRef> {
-        let expected =
-            format!("expected a reference: `file:/run/secrets/sf/{example}` or `env:NAME`");
+        let expected = format!("expected a reference: `file:/run/secrets/sf/{example}` or `env:NAME`");
         let (path, variable) = match file {
             None => return self.refuse(at, format!("{expected}, found nothing")),
             Some(SecretFile::Text(text)) => (text.strip_prefix("file:"), text.strip_prefix("env:")),
@@ -304,8 +271,7 @@ impl Check {
 
     fn variable(&mut self, at: &str, name: &str) -> Option<String> {
         let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        let good =
-            name.bytes().all(word) && name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
+        let good = name.bytes().all(word) && name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
         match good && name.len() <= 128 {
             true => Some(name.to_owned()),
             false => self.refuse(at, "expected the name of an environment variable after `env:` (A-Z, 0-9, _), found something else (not shown)"),
@@ -313,26 +279,10 @@ impl Check {
     }
 
     fn token(&mut self, at: &str, file: &TokenFile) -> Option<TokenSettings> {
-        let lifetime = self.span(
-            &format!("{at}.lifetime"),
-            &file.lifetime,
-            MINUTE..=24 * HOUR,
-        );
-        let wait = self.span(
-            &format!("{at}.refresh_wait"),
-            &file.refresh_wait,
-            INSTANT..=5 * MINUTE,
-        );
-        let cool_down = self.span(
-            &format!("{at}.cool_down"),
-            &file.cool_down,
-            Duration::ZERO..=HOUR,
-        );
-        let waiters = self.number(
-            &format!("{at}.max_waiters"),
-            file.max_waiters,
-            1..=1_000_000,
-        );
+        let lifetime = self.span(&format!("{at}.lifetime"), &file.lifetime, MINUTE..=24 * HOUR);
+        let wait = self.span(&format!("{at}.refresh_wait"), &file.refresh_wait, INSTANT..=5 * MINUTE);
+        let cool_down = self.span(&format!("{at}.cool_down"), &file.cool_down, Duration::ZERO..=HOUR);
+        let waiters = self.number(&format!("{at}.max_waiters"), file.max_waiters, 1..=1_000_000);
         let exchange = self.span(
             &format!("{at}.exchange_timeout"),
             &file.exchange_timeout,

@@ -200,11 +200,7 @@ fn log_settings_are_checked() {
         "info, sf_token_proxy::token=debug",
         "a=off,b-c=trace",
     ] {
-        assert_eq!(
-            told(&and(&format!("log: {{level: '{good}'}}"))),
-            "",
-            "{good}"
-        );
+        assert_eq!(told(&and(&format!("log: {{level: '{good}'}}"))), "", "{good}");
     }
 }
 
@@ -295,10 +291,7 @@ fn client_credentials_need_my_domain() {
             )
         );
     }
-    assert_eq!(
-        told(&org_with("https://acme.my.salesforce.com", SECRET_GRANT)),
-        ""
-    );
+    assert_eq!(told(&org_with("https://acme.my.salesforce.com", SECRET_GRANT)), "");
 }
 
 #[test]
@@ -363,28 +356,17 @@ fn orgs_and_grants_are_checked() {
 fn a_secret_is_a_reference_and_never_quoted() {
     const AT: &str = "orgs.main.grant.client_credentials.client_secret: expected ";
     let reference = "a reference: `file:/run/secrets/sf/client-secret` or `env:NAME`, found ";
-    for good in [
-        "file:/s",
-        "'env:S'",
-        "{file: /s}",
-        "{env: S_1}",
-        "'file: /s'",
-    ] {
+    for good in ["file:/s", "'env:S'", "{file: /s}", "{env: S_1}", "'file: /s'"] {
         assert_eq!(told(&with_secret(good)), "", "{good}");
     }
-    let inline = format!(
-        "{reference}something else (not shown); a secret may not stand in the configuration itself"
-    );
+    let inline = format!("{reference}something else (not shown); a secret may not stand in the configuration itself");
     let name = "the name of an environment variable after `env:` (A-Z, 0-9, _), found something else (not shown)";
     let content = "the path of a file, found its content (not shown)";
     let table = [
         ("hunter2", inline.as_str()),
         ("'vault:hunter2'", &inline),
         ("{}", &inline),
-        (
-            "{file: /hunter2, env: hunter2}",
-            &format!("{reference}both"),
-        ),
+        ("{file: /hunter2, env: hunter2}", &format!("{reference}both")),
         ("'env:hunter2-x'", name),
         ("'env:2hunter2'", name),
         ("{env: ''}", name),
@@ -402,18 +384,9 @@ fn a_secret_is_a_reference_and_never_quoted() {
 #[test]
 fn the_audience_follows_the_login_host() {
     let table = [
-        (
-            "https://login.salesforce.com",
-            "https://login.salesforce.com",
-        ),
-        (
-            "https://test.salesforce.com/",
-            "https://test.salesforce.com",
-        ),
-        (
-            "https://acme.my.salesforce.com",
-            "https://login.salesforce.com",
-        ),
+        ("https://login.salesforce.com", "https://login.salesforce.com"),
+        ("https://test.salesforce.com/", "https://test.salesforce.com"),
+        ("https://acme.my.salesforce.com", "https://login.salesforce.com"),
         (
             "https://acme-dev-ed.develop.my.salesforce.com",
             "https://login.salesforce.com",
@@ -422,14 +395,8 @@ fn the_audience_follows_the_login_host() {
             "https://acme--uat.sandbox.my.salesforce.com",
             "https://test.salesforce.com",
         ),
-        (
-            "https://x.scratch.my.salesforce.com",
-            "https://test.salesforce.com",
-        ),
-        (
-            "https://acme.my.salesforce.mil",
-            "https://acme.my.salesforce.mil",
-        ),
+        ("https://x.scratch.my.salesforce.com", "https://test.salesforce.com"),
+        ("https://acme.my.salesforce.mil", "https://acme.my.salesforce.mil"),
         ("https://acme.my.site.com", "https://acme.my.site.com"),
         ("http://127.0.0.1:8443", "http://127.0.0.1:8443"),
         (
@@ -516,20 +483,13 @@ fn addresses_are_checked() {
 #[test]
 fn names_origins_and_paths_are_checked() {
     let host = |found: &str| {
-        format!(
-            "listeners[0].hosts[0]: expected a host name without scheme, port or wildcard, found `{found}`"
-        )
+        format!("listeners[0].hosts[0]: expected a host name without scheme, port or wildcard, found `{found}`")
     };
     for bad in ["", "a:80", "https://a", "*.a", "a..b", "a/b", "a b"] {
-        assert_eq!(
-            told(&and(&format!("listeners: [{{hosts: ['{bad}']}}]"))),
-            host(bad)
-        );
+        assert_eq!(told(&and(&format!("listeners: [{{hosts: ['{bad}']}}]"))), host(bad));
     }
     let origin = |found: &str| {
-        format!(
-            "listeners[0].allowed_origins[0]: expected an origin such as `https://app.example`, found {found}"
-        )
+        format!("listeners[0].allowed_origins[0]: expected an origin such as `https://app.example`, found {found}")
     };
     for bad in [
         "*",
@@ -541,16 +501,12 @@ fn names_origins_and_paths_are_checked() {
         "file:///x",
     ] {
         assert_eq!(
-            told(&and(&format!(
-                "listeners: [{{allowed_origins: ['{bad}']}}]"
-            ))),
+            told(&and(&format!("listeners: [{{allowed_origins: ['{bad}']}}]"))),
             origin(&format!("`{bad}`"))
         );
     }
     assert_eq!(
-        told(&and(
-            "listeners: [{allowed_origins: ['https://u:hunter2@a']}]"
-        )),
+        told(&and("listeners: [{allowed_origins: ['https://u:hunter2@a']}]")),
         origin("something else")
     );
     let path = |found: &str| {
@@ -592,10 +548,7 @@ fn names_origins_and_paths_are_checked() {
     let listener = &config.listeners[0];
     assert_eq!(listener.hosts, ["sf.example.internal"]);
     assert_eq!(listener.allowed_origins, ["https://app.example"]);
-    assert_eq!(
-        listener.extra_paths,
-        ["/services/other/", "/security", "/x"]
-    );
+    assert_eq!(listener.extra_paths, ["/services/other/", "/security", "/x"]);
 }
 
 #[test]
@@ -612,10 +565,7 @@ orgs:
     grant: {client_credentials: {client_secret: hunter2}}
 ";
     let text = told(yaml);
-    let mut places: Vec<_> = text
-        .lines()
-        .map(|line| line.split(": ").next().unwrap())
-        .collect();
+    let mut places: Vec<_> = text.lines().map(|line| line.split(": ").next().unwrap()).collect();
     places.sort_unstable();
     assert_eq!(
         places,
@@ -641,17 +591,9 @@ fn the_examples_are_good() {
     let mut visited = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "yaml")
-        {
+        if path.extension().is_some_and(|extension| extension == "yaml") {
             let config = load(Some(&path), &Vars::default());
-            assert!(
-                config.is_ok(),
-                "{}:\n{}",
-                path.display(),
-                config.unwrap_err()
-            );
+            assert!(config.is_ok(), "{}:\n{}", path.display(), config.unwrap_err());
             let text = std::fs::read_to_string(&path).unwrap();
             assert!(
                 text.starts_with("# yaml-language-server: $schema=schema.json\n"),
@@ -665,22 +607,16 @@ fn the_examples_are_good() {
 }
 
 fn example(name: &str) -> Config {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("config")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
     load(Some(&path), &Vars::default()).unwrap()
 }
 
 #[test]
 fn the_full_example_says_every_key_and_its_default() {
-    assert_eq!(
-        example("full.yaml").to_json(),
-        example("minimal.yaml").to_json()
-    );
+    assert_eq!(example("full.yaml").to_json(), example("minimal.yaml").to_json());
     // Every key of the shape stands in the text, be it in a comment.
     let text = include_str!("../../../config/full.yaml");
-    let schema: serde_json::Value =
-        serde_json::from_str(include_str!("../../../config/schema.json")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../../../config/schema.json")).unwrap();
     let forms = schema["$defs"].as_object().unwrap();
     let forms = forms
         .iter()
@@ -689,10 +625,7 @@ fn the_full_example_says_every_key_and_its_default() {
     let mut visited = 0;
     for form in forms.chain([&schema]) {
         for key in form["properties"].as_object().unwrap().keys() {
-            assert!(
-                text.contains(&format!("{key}:")),
-                "full.yaml does not say {key}"
-            );
+            assert!(text.contains(&format!("{key}:")), "full.yaml does not say {key}");
             visited += 1;
         }
     }
@@ -715,11 +648,7 @@ orgs:
     grant: {client_credentials: {client_id: 'true', client_secret: {file: '/x y'}, send_secret: body}}
 ";
     let config = from_yaml(odd, "c.yaml", &Vars::default()).unwrap();
-    for config in [
-        config,
-        example("minimal.yaml"),
-        example("client-credentials.yaml"),
-    ] {
+    for config in [config, example("minimal.yaml"), example("client-credentials.yaml")] {
         let yaml = config.to_yaml();
         let again = from_yaml(&yaml, "effective", &Vars::default());
         let again = again.unwrap_or_else(|problems| panic!("{problems}\n{yaml}"));
@@ -730,11 +659,7 @@ orgs:
 #[test]
 fn the_defaults_are_good() {
     let config = from_yaml(GOOD, "c.yaml", &Vars::default()).unwrap();
-    let addresses: Vec<_> = config.listeners[0]
-        .addresses
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let addresses: Vec<_> = config.listeners[0].addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["127.0.0.1:8080", "[::1]:8080"]);
     assert_eq!(config.listeners[0].org.as_str(), "main");
     assert_eq!(config.replay.max_body, 16 << 20);
@@ -753,22 +678,12 @@ fn planted(place: usize, canary: &str) -> String {
         5 => with_secret(canary),
         6 => with_secret(&format!("|\n  {canary}")),
         7 => with_secret(&format!("'env:{canary}!'")),
-        8 => org_with(
-            &format!("https://u:{canary}@acme.my.salesforce.com"),
-            SECRET_GRANT,
-        ),
-        9 => org_with(
-            &format!("https://acme.my.salesforce.com/?sid={canary}"),
-            SECRET_GRANT,
-        ),
-        10 => and(&format!(
-            "listeners: [{{allowed_origins: ['https://u:{canary}@x']}}]"
-        )),
+        8 => org_with(&format!("https://u:{canary}@acme.my.salesforce.com"), SECRET_GRANT),
+        9 => org_with(&format!("https://acme.my.salesforce.com/?sid={canary}"), SECRET_GRANT),
+        10 => and(&format!("listeners: [{{allowed_origins: ['https://u:{canary}@x']}}]")),
         11 => and(&format!("    instance_url: 'https://u:{canary}@x y'")),
         12 => and(&format!("{canary}:")),
-        13 => jwt(&format!(
-            "client_id: 'x {canary}', private_key: \"file:{canary}\\n\""
-        )),
+        13 => jwt(&format!("client_id: 'x {canary}', private_key: \"file:{canary}\\n\"")),
         14 => jwt(&format!("username: u@x, audience: 'https://u:{canary}@x'")),
         _ => format!("orgs:\n  main:\n    client_secret: {canary}: {canary}\n  *{canary}"),
     }

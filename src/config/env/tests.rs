@@ -40,23 +40,13 @@ fn three_variables_are_enough() {
     let yaml = config.to_yaml();
     assert!(yaml.contains("client_secret: file:/s\n"), "{yaml}");
     assert!(yaml.contains("  main:\n"), "{yaml}");
-    let jwt = [
-        URL,
-        ID,
-        ("SFPROXY_PRIVATE_KEY_FILE", "/k"),
-        ("SFPROXY_USERNAME", "u@x"),
-    ];
+    let jwt = [URL, ID, ("SFPROXY_PRIVATE_KEY_FILE", "/k"), ("SFPROXY_USERNAME", "u@x")];
     let yaml = from_env(&vars(&jwt)).unwrap().to_yaml();
     assert!(
         yaml.contains("private_key: file:/k\n") && yaml.contains("client_id: id\n"),
         "{yaml}"
     );
-    let here = [
-        URL,
-        ID,
-        ("SFPROXY_CLIENT_SECRET", "hunter2"),
-        ("SFPROXY_ORG", "dev"),
-    ];
+    let here = [URL, ID, ("SFPROXY_CLIENT_SECRET", "hunter2"), ("SFPROXY_ORG", "dev")];
     let config = from_env(&vars(&here)).unwrap();
     let yaml = config.to_yaml();
     assert!(
@@ -87,12 +77,7 @@ fn another(name: &str) -> &'static str {
         "SFPROXY_REPLAY_TOTAL" => "100MiB",
         "SFPROXY_LOG_FORMAT" => "json",
         "SFPROXY_LOG_LEVEL" => "debug",
-        name if SETTINGS
-            .iter()
-            .any(|s| s.name == name && s.kind == Kind::Number) =>
-        {
-            "7"
-        }
+        name if SETTINGS.iter().any(|s| s.name == name && s.kind == Kind::Number) => "7",
         _ => "7s",
     }
 }
@@ -104,10 +89,7 @@ fn every_variable_counts_and_every_setting_has_one() {
         let jwt = setting.path.contains("jwt_bearer");
         let mut pairs = vec![URL, ID];
         pairs.extend(match jwt {
-            true => vec![
-                ("SFPROXY_PRIVATE_KEY_FILE", "/k"),
-                ("SFPROXY_USERNAME", "u@x"),
-            ],
+            true => vec![("SFPROXY_PRIVATE_KEY_FILE", "/k"), ("SFPROXY_USERNAME", "u@x")],
             false if setting.kind == Kind::SecretHere => vec![],
             false => vec![SECRET],
         });
@@ -141,12 +123,9 @@ fn every_variable_counts_and_every_setting_has_one() {
 
 #[test]
 fn every_file_setting_has_a_variable() {
-    let file = from_env(&and(&[
-        ("SFPROXY_INSTANCE_URL", URL.1),
-        ("SFPROXY_CA_FILE", "/c"),
-    ]))
-    .unwrap()
-    .to_json();
+    let file = from_env(&and(&[("SFPROXY_INSTANCE_URL", URL.1), ("SFPROXY_CA_FILE", "/c")]))
+        .unwrap()
+        .to_json();
     let mut paths = vec![];
     leaves(&file, String::new(), &mut paths);
     assert!(paths.len() > 30, "{paths:?}");
@@ -171,12 +150,8 @@ fn leaves(value: &Value, path: String, found: &mut Vec<String>) {
         }
     };
     match value {
-        Value::Object(map) => map
-            .iter()
-            .for_each(|(key, value)| leaves(value, join(key), found)),
-        Value::Array(items) if items.first().is_some_and(Value::is_object) => {
-            leaves(&items[0], join("0"), found)
-        }
+        Value::Object(map) => map.iter().for_each(|(key, value)| leaves(value, join(key), found)),
+        Value::Array(items) if items.first().is_some_and(Value::is_object) => leaves(&items[0], join("0"), found),
         _ => found.push(path),
     }
 }
@@ -217,10 +192,7 @@ fn problems_name_the_variable() {
             "SFPROXY_CLIENT_SECRET: set beside SFPROXY_CLIENT_SECRET_FILE; unset one of them",
         ),
         (
-            and(&[
-                ("SFPROXY_USERNAME", "u@x"),
-                ("SFPROXY_PRIVATE_KEY_FILE", "/k"),
-            ]),
+            and(&[("SFPROXY_USERNAME", "u@x"), ("SFPROXY_PRIVATE_KEY_FILE", "/k")]),
             "SFPROXY_CLIENT_SECRET_FILE: set beside SFPROXY_PRIVATE_KEY_FILE or SFPROXY_USERNAME; choose client credentials or the JWT bearer grant and unset the variables of the other",
         ),
         (
@@ -307,17 +279,10 @@ fn beside_a_file_only_the_machines_variables_count() {
         ("SFPROXY_MY_SECRET", "hunter2"),
     ])
     .unwrap();
-    assert_eq!(
-        config.listeners[0].addresses,
-        ["127.0.0.1:1".parse().unwrap()]
-    );
+    assert_eq!(config.listeners[0].addresses, ["127.0.0.1:1".parse().unwrap()]);
     assert_eq!(config.admin.addresses, ["127.0.0.1:2".parse().unwrap()]);
     assert_eq!(
-        (
-            config.log.level.as_str(),
-            config.log.requests,
-            config.threads
-        ),
+        (config.log.level.as_str(), config.log.requests, config.threads),
         ("debug", true, 2)
     );
 
@@ -339,11 +304,7 @@ fn beside_a_file_only_the_machines_variables_count() {
     );
     let two = format!("{FILE}listeners: [{{}}, {{address: 'localhost:1'}}]");
     assert_eq!(
-        told(from_yaml(
-            &two,
-            "c.yaml",
-            &vars(&[("SFPROXY_LISTEN", "127.0.0.1:1")])
-        )),
+        told(from_yaml(&two, "c.yaml", &vars(&[("SFPROXY_LISTEN", "127.0.0.1:1")]))),
         "SFPROXY_LISTEN: the file has 2 listeners, so it is not clear which is meant; unset it and write listeners[…].address there"
     );
     // A variable that the file refers to is the file's business, whatever its name.
@@ -358,11 +319,7 @@ fn beside_a_file_only_the_machines_variables_count() {
     );
     // An override does not hide that the file is no mapping.
     assert_eq!(
-        told(from_yaml(
-            "just text",
-            "c.yaml",
-            &vars(&[("SFPROXY_THREADS", "2")])
-        )),
+        told(from_yaml("just text", "c.yaml", &vars(&[("SFPROXY_THREADS", "2")]))),
         told(from_yaml("just text", "c.yaml", &vars(&[])))
     );
 }
@@ -376,9 +333,7 @@ fn egress_proxies_are_read_as_curl_does() {
         Some("http://proxy:3128")
     );
     assert_eq!(
-        of(&[("HTTPS_PROXY", "http://u:p@proxy:3128/")])
-            .https
-            .as_deref(),
+        of(&[("HTTPS_PROXY", "http://u:p@proxy:3128/")]).https.as_deref(),
         Some("http://u:p@proxy:3128")
     );
     let both = of(&[
@@ -391,10 +346,7 @@ fn egress_proxies_are_read_as_curl_does() {
         (both.https.as_deref(), both.no_proxy.as_deref()),
         (Some("http://b:1"), Some("y"))
     );
-    assert_eq!(
-        of(&[("HTTP_PROXY", "a:1"), ("ALL_PROXY", "a:1")]).https,
-        None
-    );
+    assert_eq!(of(&[("HTTP_PROXY", "a:1"), ("ALL_PROXY", "a:1")]).https, None);
     for bad in [
         "https://p:1",
         "socks5://p:1",
@@ -403,10 +355,7 @@ fn egress_proxies_are_read_as_curl_does() {
         "p q",
         "file:///x",
     ] {
-        assert!(
-            egress_proxy(&vars(&[("HTTPS_PROXY", bad)])).is_err(),
-            "{bad}"
-        );
+        assert!(egress_proxy(&vars(&[("HTTPS_PROXY", bad)])).is_err(), "{bad}");
     }
 }
 

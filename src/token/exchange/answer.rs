@@ -27,9 +27,7 @@ pub(super) struct Answer {
 /// `None`: not a token answer.
 pub(super) fn read(body: &[u8]) -> Option<Answer> {
     let value: Value = serde_json::from_slice(body).ok()?;
-    let text = |name: &str| {
-        Some(value.get(name)?.as_str()?.trim().to_owned()).filter(|text| !text.is_empty())
-    };
+    let text = |name: &str| Some(value.get(name)?.as_str()?.trim().to_owned()).filter(|text| !text.is_empty());
     Some(Answer {
         access_token: text("access_token")?.into(),
         instance_url: text("instance_url"),
@@ -49,12 +47,10 @@ impl Answer {
     ) -> Result<Minted, Refusal> {
         let instance = match (instance, &self.instance_url) {
             (Some(instance), _) => Arc::clone(instance),
-            (None, Some(url)) => Arc::new(Instance::parse(url).map_err(|e| {
-                Refusal::of(
-                    "unsafe_instance_url",
-                    format!("the answer's instance_url {e}"),
-                )
-            })?),
+            (None, Some(url)) => Arc::new(
+                Instance::parse(url)
+                    .map_err(|e| Refusal::of("unsafe_instance_url", format!("the answer's instance_url {e}")))?,
+            ),
             (None, None) => {
                 return Err(Refusal::of(
                     "malformed_answer",
@@ -77,9 +73,7 @@ impl Answer {
 fn identity(id: &str) -> Option<Identity> {
     let url = url::Url::parse(id).ok()?;
     let mut path = url.path_segments()?;
-    let is_id = |text: &&str| {
-        (15..=18).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
-    };
+    let is_id = |text: &&str| (15..=18).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric());
     (path.next()? == "id").then_some(())?;
     let org_id = path.next().filter(is_id)?.to_owned();
     let user_id = path.next().filter(is_id)?.to_owned();
@@ -127,15 +121,9 @@ mod tests {
     #[test]
     fn a_told_life_counts_whether_number_or_text() {
         for life in ["900", "\"900\"", "900.0"] {
-            let body = format!(
-                r#"{{"access_token":"t","instance_url":"https://a.example","expires_in":{life}}}"#
-            );
+            let body = format!(r#"{{"access_token":"t","instance_url":"https://a.example","expires_in":{life}}}"#);
             let known = minted(&body).unwrap().unwrap().known_expiry;
-            assert_eq!(
-                known,
-                Some(SystemTime::UNIX_EPOCH + Duration::from_secs(900)),
-                "{life}"
-            );
+            assert_eq!(known, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(900)), "{life}");
         }
     }
 
@@ -144,24 +132,16 @@ mod tests {
         for (url, reason) in [
             ("http://acme.my.salesforce.com", "unsafe_instance_url"),
             ("ftp://acme.my.salesforce.com", "unsafe_instance_url"),
-            (
-                "https://user:pw@acme.my.salesforce.com",
-                "unsafe_instance_url",
-            ),
+            ("https://user:pw@acme.my.salesforce.com", "unsafe_instance_url"),
             ("", "malformed_answer"),
         ] {
-            let body =
-                serde_json::json!({"access_token": "CANARY", "instance_url": url}).to_string();
+            let body = serde_json::json!({"access_token": "CANARY", "instance_url": url}).to_string();
             let refusal = minted(&body).unwrap().unwrap_err();
             assert_eq!(refusal.reason, reason, "{url}");
             assert!(!format!("{refusal:?}").contains("CANARY"));
             let instance = Arc::new(Instance::parse("https://b.example").unwrap());
             let answer = read(body.as_bytes()).unwrap();
-            assert!(
-                answer
-                    .minted(Some(&instance), HOUR, SystemTime::UNIX_EPOCH)
-                    .is_ok()
-            );
+            assert!(answer.minted(Some(&instance), HOUR, SystemTime::UNIX_EPOCH).is_ok());
         }
     }
 

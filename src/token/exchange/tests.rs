@@ -21,9 +21,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use super::*;
 use crate::{
-    config::{
-        Budget, ClientCredentials, JwtBearer, LoginHost, SecretRef, SendSecret, TokenSettings,
-    },
+    config::{Budget, ClientCredentials, JwtBearer, LoginHost, SecretRef, SendSecret, TokenSettings},
     token::grant::jwt_bearer::tests::{PKCS8, pem},
 };
 
@@ -37,9 +35,7 @@ struct LoginServer {
     tasks: JoinSet<()>,
 }
 
-async fn login_server(
-    answer: impl Fn(&Parts, &str) -> Option<Answer> + Clone + Send + Sync + 'static,
-) -> LoginServer {
+async fn login_server(answer: impl Fn(&Parts, &str) -> Option<Answer> + Clone + Send + Sync + 'static) -> LoginServer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let (hits, last) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None)));
@@ -101,10 +97,7 @@ impl Body for Endless {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![b' '; 16 * 1024])))))
     }
@@ -145,10 +138,7 @@ fn exchange_with(org: &Org, egress: &EgressProxy) -> Result<HttpExchange, SetUpE
 }
 
 async fn exchange(org: &Org) -> Result<Minted, Refusal> {
-    exchange_with(org, &EgressProxy::default())
-        .unwrap()
-        .exchange()
-        .await
+    exchange_with(org, &EgressProxy::default()).unwrap().exchange().await
 }
 
 #[tokio::test]
@@ -158,10 +148,7 @@ async fn a_login_is_sent_as_documented_and_its_answer_taken() {
     let minted = exchange(&org).await.unwrap();
     assert_eq!(minted.secret.expose_secret(), "00Dxx!CANARYtoken");
     assert_eq!(minted.instance.host, "acme.my.salesforce.com");
-    assert_eq!(
-        minted.identity.as_ref().unwrap().org_id,
-        "00Dxx0000001gEREAY"
-    );
+    assert_eq!(minted.identity.as_ref().unwrap().org_id, "00Dxx0000001gEREAY");
     assert!(!format!("{minted:?}").contains("CANARY"));
     let (head, body) = server.last.lock().unwrap().take().unwrap();
     assert_eq!(
@@ -169,16 +156,8 @@ async fn a_login_is_sent_as_documented_and_its_answer_taken() {
         ("POST", "/services/oauth2/token".into())
     );
     assert_eq!(head.headers["accept"], "application/json");
-    assert_eq!(
-        head.headers["content-type"],
-        "application/x-www-form-urlencoded"
-    );
-    assert!(
-        head.headers["authorization"]
-            .to_str()
-            .unwrap()
-            .starts_with("Basic ")
-    );
+    assert_eq!(head.headers["content-type"], "application/x-www-form-urlencoded");
+    assert!(head.headers["authorization"].to_str().unwrap().starts_with("Basic "));
     assert_eq!(body, "grant_type=client_credentials");
 }
 
@@ -267,9 +246,7 @@ async fn a_slow_answer_times_out() {
 #[tokio::test]
 async fn a_refused_connection_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap())
-        .parse()
-        .unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);
     let (_file, org) = org(&url);
     let refusal = exchange(&org).await.unwrap_err();
@@ -280,9 +257,7 @@ async fn a_refused_connection_is_unreachable() {
 #[tokio::test]
 async fn a_server_that_hangs_up_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap())
-        .parse()
-        .unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { while listener.accept().await.is_ok() {} });
     let (_file, org) = org(&url);
@@ -308,10 +283,7 @@ async fn tls_that_fails_is_called_so() {
         .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!(
-        "https://localhost:{}/",
-        listener.local_addr().unwrap().port()
-    );
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -328,9 +300,7 @@ async fn tls_that_fails_is_called_so() {
 async fn retry_after_is_read() {
     let server = login_server(|_, _| {
         let mut answer = answer(429, "");
-        answer
-            .headers_mut()
-            .insert("retry-after", "90".parse().unwrap());
+        answer.headers_mut().insert("retry-after", "90".parse().unwrap());
         Some(answer)
     })
     .await;
@@ -388,10 +358,7 @@ async fn a_login_host_that_echoes_everything_betrays_nothing() {
         let exchange = exchange_with(&org, &EgressProxy::default()).unwrap();
         let refusal = exchange.exchange().await.unwrap_err();
         let all = format!("{refusal:?} {refusal} {:?}", org);
-        assert!(
-            refusal.description.as_ref().unwrap().contains("[removed]"),
-            "{all}"
-        );
+        assert!(refusal.description.as_ref().unwrap().contains("[removed]"), "{all}");
         assert!(!all.contains("CANARY") && !all.contains(&encoded), "{all}");
         let (head, _) = server.last.lock().unwrap().take().unwrap();
         if let Some(basic) = head.headers.get("authorization") {
@@ -438,10 +405,7 @@ async fn plain_http_beyond_this_machine_is_refused_at_set_up() {
 async fn the_configured_egress_proxy_is_used_but_for_excluded_and_local_hosts() {
     let proxy = login_server(|_, _| Some(answer(403, "no"))).await;
     let egress = |no_proxy: Option<&str>| EgressProxy {
-        https: Some(format!(
-            "http://user:CANARY@127.0.0.1:{}",
-            proxy.url.port().unwrap()
-        )),
+        https: Some(format!("http://user:CANARY@127.0.0.1:{}", proxy.url.port().unwrap())),
         no_proxy: no_proxy.map(str::to_owned),
     };
     let (_file, mut org) = org(&"https://login.invalid".parse().unwrap());

@@ -61,9 +61,7 @@ mod tests {
     }
 
     fn form(attempt: &Attempt) -> Vec<(&str, &str)> {
-        let pair = |(name, value): &(&'static str, secrecy::SecretString)| {
-            (*name, value.expose_secret().to_owned())
-        };
+        let pair = |(name, value): &(&'static str, secrecy::SecretString)| (*name, value.expose_secret().to_owned());
         attempt
             .form
             .iter()
@@ -102,11 +100,6 @@ mod tests {
         std::fs::write(file.path(), "\n").unwrap();
         let refusal = attempt(&grant).err().unwrap();
         assert_eq!(refusal.reason, "secret_unreadable");
-        assert!(
-            refusal
-                .description
-                .unwrap()
-                .starts_with("`client_secret`: file:")
-        );
+        assert!(refusal.description.unwrap().starts_with("`client_secret`: file:"));
     }
 }

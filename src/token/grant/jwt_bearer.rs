@@ -60,11 +60,7 @@ pub(super) fn attempt(grant: &JwtBearer, now: SystemTime) -> Result<Attempt, Ref
     })
 }
 
-fn assertion(
-    grant: &JwtBearer,
-    key: &RsaKeyPair,
-    now: SystemTime,
-) -> Result<SecretString, &'static str> {
+fn assertion(grant: &JwtBearer, key: &RsaKeyPair, now: SystemTime) -> Result<SecretString, &'static str> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -78,11 +74,7 @@ fn assertion(
         "exp": exp,
     });
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
-    let message = format!(
-        "{}.{}",
-        encode(HEADER),
-        encode(claims.to_string().as_bytes())
-    );
+    let message = format!("{}.{}", encode(HEADER), encode(claims.to_string().as_bytes()));
     let mut signature = vec![0; key.public_modulus_len()];
     key.sign(
         &RSA_PKCS1_SHA256,
@@ -215,11 +207,7 @@ pub(in crate::token) mod tests {
                 claims,
                 json!({"iss": "3MVG9.id", "sub": "i@acme.com", "aud": SANDBOX, "exp": 1_790_000_170})
             );
-            let public = RsaKeyPair::from_pkcs8(&PKCS8)
-                .unwrap()
-                .public_key()
-                .as_ref()
-                .to_vec();
+            let public = RsaKeyPair::from_pkcs8(&PKCS8).unwrap().public_key().as_ref().to_vec();
             let key = jsonwebtoken::DecodingKey::from_rsa_der(&public);
             let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::RS256);
             rules.set_audience(&[SANDBOX]);
@@ -256,9 +244,7 @@ pub(in crate::token) mod tests {
             (rsa.replace("-----END", "-----"), "no PEM private key"),
         ] {
             let (_file, grant) = grant(&text);
-            let refusal = attempt(&grant, SystemTime::UNIX_EPOCH)
-                .err()
-                .expect(expected);
+            let refusal = attempt(&grant, SystemTime::UNIX_EPOCH).err().expect(expected);
             assert_eq!(refusal.reason, "key_unusable");
             let description = refusal.description.unwrap();
             assert!(
@@ -286,34 +272,15 @@ pub(in crate::token) mod tests {
             ("https://acme--uat.sandbox.my.salesforce.com", SANDBOX),
             ("https://page-1-dev-ed.scratch.my.salesforce.com", SANDBOX),
             ("https://sandbox.my.salesforce.com", PRODUCTION),
-            (
-                "https://acme.my.site.com/portal/",
-                "https://acme.my.site.com",
-            ),
-            (
-                "https://acme.my.salesforce.mil",
-                "https://acme.my.salesforce.mil",
-            ),
-            (
-                "https://acme.my.sfcrmproducts.cn",
-                "https://acme.my.sfcrmproducts.cn",
-            ),
-            (
-                "https://login.acme.com:8443/",
-                "https://login.acme.com:8443",
-            ),
-            (
-                "https://evilmy.salesforce.com",
-                "https://evilmy.salesforce.com",
-            ),
+            ("https://acme.my.site.com/portal/", "https://acme.my.site.com"),
+            ("https://acme.my.salesforce.mil", "https://acme.my.salesforce.mil"),
+            ("https://acme.my.sfcrmproducts.cn", "https://acme.my.sfcrmproducts.cn"),
+            ("https://login.acme.com:8443/", "https://login.acme.com:8443"),
+            ("https://evilmy.salesforce.com", "https://evilmy.salesforce.com"),
             ("http://127.0.0.1:9443/", "http://127.0.0.1:9443"),
             ("http://[::1]:9443/", "http://[::1]:9443"),
         ] {
-            assert_eq!(
-                audience_for(&Url::parse(login).unwrap()),
-                audience,
-                "{login}"
-            );
+            assert_eq!(audience_for(&Url::parse(login).unwrap()), audience, "{login}");
         }
     }
 

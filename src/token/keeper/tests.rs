@@ -170,14 +170,7 @@ fn start_with<const N: usize>(replies: [Reply; N], rules: Rules) -> Room {
     };
     let org = OrgName::new("acme");
     let metrics = Metrics::new().token(&org, script.grant_word());
-    let (tokens, keeper) = keeper(
-        org,
-        rules.settings,
-        rules.budget,
-        script,
-        clock,
-        metrics.clone(),
-    );
+    let (tokens, keeper) = keeper(org, rules.settings, rules.budget, script, clock, metrics.clone());
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run(stop.clone()));
@@ -200,10 +193,7 @@ impl Room {
     /// Seconds after the start, rounded down.
     fn login_seconds(&self) -> Vec<u64> {
         let logins = self.seen.logins.lock().unwrap();
-        logins
-            .iter()
-            .map(|at| (*at - self.start).as_secs())
-            .collect()
+        logins.iter().map(|at| (*at - self.start).as_secs()).collect()
     }
 
     fn state(&self) -> StateWord {
@@ -264,11 +254,7 @@ async fn a_hundred_callers_share_one_exchange() {
         room.renewing(Generation(1), &mut calls);
     }
     let renewed = calls.join_all().await;
-    assert!(
-        renewed
-            .iter()
-            .all(|t| t.as_ref().unwrap().generation == Generation(2))
-    );
+    assert!(renewed.iter().all(|t| t.as_ref().unwrap().generation == Generation(2)));
     assert_eq!(room.logins(), 2);
     room.stop().await;
 }
@@ -318,10 +304,7 @@ async fn a_failed_renewal_keeps_the_old_token_even_past_its_expiry() {
         "told when it passes, not at the next attempt"
     );
     let before = Instant::now();
-    assert_eq!(
-        room.tokens.get().await.unwrap().generation,
-        first.generation
-    );
+    assert_eq!(room.tokens.get().await.unwrap().generation, first.generation);
     assert_eq!(before.elapsed(), Duration::ZERO);
     room.stop().await;
 }
@@ -331,10 +314,7 @@ async fn a_permanently_refused_renewal_keeps_the_old_token_too() {
     let room = start([GrantsFor(HOUR), denied()]);
     let first = room.first().await;
     room.until(2 * HOUR).await;
-    assert_eq!(
-        room.tokens.get().await.unwrap().generation,
-        first.generation
-    );
+    assert_eq!(room.tokens.get().await.unwrap().generation, first.generation);
     assert_eq!(room.state(), StateWord::LiveRenewalFailing);
     // Only when the org refuses it does a caller hear of it, at once.
     let before = Instant::now();
@@ -484,15 +464,7 @@ async fn callers_do_not_wait_for_a_new_attempt_at_a_known_refusal() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_somebody_mended_heals_within_two_minutes() {
-    let room = start([
-        denied(),
-        denied(),
-        denied(),
-        denied(),
-        denied(),
-        denied(),
-        Grants,
-    ]);
+    let room = start([denied(), denied(), denied(), denied(), denied(), denied(), Grants]);
     while room.logins() < 6 {
         sleep(LOGIN).await;
     }
@@ -572,10 +544,7 @@ async fn waiters_are_bounded_and_give_their_places_back() {
     }
     sleep(SECOND).await;
     assert_eq!(room.metrics.waiters.get(), 3);
-    assert_eq!(
-        room.tokens.get().await.unwrap_err().reason,
-        "too_many_waiters"
-    );
+    assert_eq!(room.tokens.get().await.unwrap_err().reason, "too_many_waiters");
     calls.shutdown().await;
     assert_eq!(room.metrics.waiters.get(), 0);
     assert_eq!(room.tokens.snapshot().waiting, 0);
@@ -642,20 +611,13 @@ async fn an_empty_budget_makes_renewals_wait_for_its_refill() {
     let error = room.tokens.renewed(second.generation).await.unwrap_err();
     assert_eq!(error.reason, "budget_spent");
     assert_eq!(before.elapsed(), Duration::ZERO);
-    assert!(
-        room.tokens.current().is_none(),
-        "a refused token is not served"
-    );
+    assert!(room.tokens.current().is_none(), "a refused token is not served");
     sleep(8 * SECOND).await;
     let third = room.tokens.get().await.unwrap();
     assert_eq!(third.generation, Generation(3));
     assert_eq!(room.logins(), 3);
     room.until(5 * MINUTE).await;
-    assert_eq!(
-        room.metrics.budget.get(),
-        2.0,
-        "the gauge follows the refill"
-    );
+    assert_eq!(room.metrics.budget.get(), 2.0, "the gauge follows the refill");
     room.stop().await;
 }
 
@@ -695,17 +657,10 @@ async fn a_rejection_brings_a_passing_fault_s_next_attempt_forward_once() {
     }
     let before = (room.logins(), Instant::now());
     assert_eq!(
-        room.tokens
-            .renewed(first.generation)
-            .await
-            .unwrap_err()
-            .reason,
+        room.tokens.renewed(first.generation).await.unwrap_err().reason,
         "outage"
     );
-    assert!(
-        before.1.elapsed() <= SECOND,
-        "the attempt failed; its successor is far"
-    );
+    assert!(before.1.elapsed() <= SECOND, "the attempt failed; its successor is far");
     assert_eq!(room.logins(), before.0 + 1, "brought forward");
     for _ in 0..20 {
         room.tokens.renewed(first.generation).await.unwrap_err();
@@ -794,10 +749,7 @@ async fn what_the_org_took_is_remembered_for_its_generation() {
     assert_eq!(room.tokens.seen_working(Generation(2)), None);
     room.tokens.worked(Generation(2));
     room.tokens.worked(first);
-    assert_eq!(
-        room.tokens.seen_working(Generation(2)),
-        Some(Duration::ZERO)
-    );
+    assert_eq!(room.tokens.seen_working(Generation(2)), Some(Duration::ZERO));
     room.stop().await;
 }
 

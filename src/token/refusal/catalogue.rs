@@ -39,11 +39,7 @@ const fn row(
     Row {
         codes,
         text,
-        meaning: Meaning {
-            reason,
-            class,
-            advice,
-        },
+        meaning: Meaning { reason, class, advice },
     }
 }
 
@@ -56,11 +52,7 @@ pub(super) fn own(reason: &str) -> Meaning {
 }
 
 const fn meaning(reason: &'static str, class: Class, advice: &'static str) -> Meaning {
-    Meaning {
-        reason,
-        class,
-        advice,
-    }
+    Meaning { reason, class, advice }
 }
 
 /// Why a login failed: the words used alike in metrics, logs, errors and probes.
@@ -131,11 +123,7 @@ const OWN: &[Meaning] = &[
 ];
 
 const GRANT: &[&str] = &["invalid_grant"];
-const CC_NOT_ENABLED: &[&str] = &[
-    "invalid_grant",
-    "unauthorized_client",
-    "unsupported_grant_type",
-];
+const CC_NOT_ENABLED: &[&str] = &["invalid_grant", "unauthorized_client", "unsupported_grant_type"];
 
 #[rustfmt::skip]
 pub(super) const CATALOGUE: &[Row] = &[
@@ -183,7 +171,6 @@ pub(super) const CATALOGUE: &[Row] = &[
 ];
 
 const APPROVE: &str = "set the app's Permitted Users to \"Admin approved users are pre-authorized\" and add the user's profile or permission set; a new app needs up to ten minutes; check that `login_url` is the user's org";
-const USER: &str =
-    "activate, unfreeze or unlock the user in Setup > Users, and check the profile's Login Hours";
+const USER: &str = "activate, unfreeze or unlock the user in Setup > Users, and check the profile's Login Hours";
 const SCOPES: &str = "add the scope \"Manage user data via APIs (api)\" to the app's OAuth Scopes";
 const CALLBACK: &str = "the callback URL must be one of the app's, letter for letter";

@@ -26,12 +26,7 @@ const ROWS: &[(&str, &str, Class, &str)] = {
             Propagating,
             "user_not_approved",
         ),
-        (
-            "invalid_grant",
-            "user isn't approved",
-            Propagating,
-            "user_not_approved",
-        ),
+        ("invalid_grant", "user isn't approved", Propagating, "user_not_approved"),
         (
             "invalid_app_access",
             "user is not admin approved to access this app",
@@ -44,24 +39,9 @@ const ROWS: &[(&str, &str, Class, &str)] = {
             Permanent,
             "authentication_failed",
         ),
-        (
-            "invalid_grant",
-            "audience is invalid",
-            Permanent,
-            "audience",
-        ),
-        (
-            "invalid_grant",
-            "Audience validation failed",
-            Permanent,
-            "audience",
-        ),
-        (
-            "invalid_grant",
-            "invalid assertion",
-            Permanent,
-            "assertion_invalid",
-        ),
+        ("invalid_grant", "audience is invalid", Permanent, "audience"),
+        ("invalid_grant", "Audience validation failed", Permanent, "audience"),
+        ("invalid_grant", "invalid assertion", Permanent, "assertion_invalid"),
         (
             "invalid_grant",
             "expired authorization code",
@@ -99,37 +79,17 @@ const ROWS: &[(&str, &str, Class, &str)] = {
             Permanent,
             "no_run_as_user",
         ),
-        (
-            "invalid_grant",
-            "No valid scopes defined",
-            Permanent,
-            "no_scope",
-        ),
+        ("invalid_grant", "No valid scopes defined", Permanent, "no_scope"),
         (
             "invalid_grant",
             "Maximum Logins Exceeded",
             Permanent,
             "run_as_user_unsuitable",
         ),
-        (
-            "invalid_grant",
-            "login rate exceeded",
-            RateLimited,
-            "login_rate",
-        ),
-        (
-            "invalid_grant",
-            "user is locked out",
-            Permanent,
-            "user_inactive",
-        ),
+        ("invalid_grant", "login rate exceeded", RateLimited, "login_rate"),
+        ("invalid_grant", "user is locked out", Permanent, "user_inactive"),
         ("invalid_grant", "inactive user", Permanent, "user_inactive"),
-        (
-            "invalid_grant",
-            "outside of login hours",
-            Permanent,
-            "user_inactive",
-        ),
+        ("invalid_grant", "outside of login hours", Permanent, "user_inactive"),
         ("invalid_grant", "something new", Permanent, "refused"),
         ("inactive_user", "", Permanent, "user_inactive"),
         ("inactive_org", "", Permanent, "org_inactive"),
@@ -195,12 +155,7 @@ const ROWS: &[(&str, &str, Class, &str)] = {
         ("access_denied", "", Permanent, "browser_flow"),
         ("immediate_unsuccessful", "", Permanent, "browser_flow"),
         ("unsupported_response_type", "", Permanent, "browser_flow"),
-        (
-            "authorization_pending",
-            "",
-            Transient,
-            "authorization_pending",
-        ),
+        ("authorization_pending", "", Transient, "authorization_pending"),
         ("slow_down", "", Transient, "authorization_pending"),
         ("unknown_error", "retry your request", Transient, "outage"),
         ("server_error", "", Transient, "outage"),
@@ -290,10 +245,7 @@ fn an_answer_that_is_no_oauth_error_passes_by_itself() {
 
 #[test]
 fn the_error_code_is_matched_exactly() {
-    assert_eq!(
-        told(400, &json("Invalid_Grant", "ip restricted")).reason,
-        "refused"
-    );
+    assert_eq!(told(400, &json("Invalid_Grant", "ip restricted")).reason, "refused");
     assert_eq!(told(400, &json("xinvalid_client", "")).reason, "refused");
 }
 
@@ -301,10 +253,7 @@ fn the_error_code_is_matched_exactly() {
 fn texts_are_cut_and_cleaned() {
     let refusal = told(
         400,
-        &json(
-            "invalid_grant",
-            &format!("a\r\nb\u{202e}\u{1b}[31m{}", "é".repeat(500)),
-        ),
+        &json("invalid_grant", &format!("a\r\nb\u{202e}\u{1b}[31m{}", "é".repeat(500))),
     );
     let description = refusal.description.unwrap();
     assert!(description.starts_with("ab[31mé"));
@@ -329,11 +278,7 @@ fn an_echoed_secret_is_removed_in_every_form() {
     ] {
         let text = format!("bad {echoed} given");
         let refusal = refusal(400, json("invalid_client", &text).as_bytes(), &sent);
-        assert_eq!(
-            refusal.description.as_deref(),
-            Some("bad [removed] given"),
-            "{echoed}"
-        );
+        assert_eq!(refusal.description.as_deref(), Some("bad [removed] given"), "{echoed}");
     }
     // A secret across the cut is gone as well, not half shown.
     let text = format!("{}CANARY+s3cret/=", "x".repeat(195));

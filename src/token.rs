@@ -1,7 +1,9 @@
 //! How a token is minted, kept, renewed and refused.
 //!
-//! `token/keeper.rs` is the one task that keeps an org's token; callers hold a [`Tokens`] handle, read from it, and
-//! report refusals to it. The exchange with the login host always runs on the keeper's task, never on a caller's.
+//! `token/keeper.rs` is the one task that keeps an org's token; callers hold a [`Tokens`] handle (`token/tokens.rs`), read
+//! from it, and report refusals to it. The exchange with the login host always runs on the keeper's task, never on a
+//! caller's. Decisions are pure: [`refusal`] (what a failed login means), [`backoff`] (when to try again), [`lifetime`]
+//! (when to renew), [`budget`] (how many logins). I/O is in [`exchange`], which sends what a [`grant`] yields.
 //!
 //! Invariants: one exchange in flight per org; generations only grow; a token that still works is never withdrawn
 //! because a clock or a renewal said so; a token that the org refused is not handed out until the login host has

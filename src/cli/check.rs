@@ -6,13 +6,13 @@
 
 use std::process::ExitCode;
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{refuse, say};
 use crate::{
     config::{Config, Grant, Problems, SecretRef},
     tls,
+    token::grant::check_key,
 };
 
 pub(super) fn check(loaded: Result<Config, Problems>) -> ExitCode {
@@ -62,16 +62,7 @@ fn read(reference: &SecretRef) -> Result<SecretString, String> {
 /// Readable, an RSA key, and long enough to sign with.
 fn private_key(reference: &SecretRef) -> Result<(), String> {
     let pem = read(reference)?;
-    let key = EncodingKey::from_rsa_pem(pem.expose_secret().as_bytes());
-    let signed = key.and_then(|key| jsonwebtoken::encode(&Header::new(Algorithm::RS256), &serde_json::json!({}), &key));
-    match signed {
-        Ok(_) => Ok(()),
-        // The library's own text says less, and might say more than it should.
-        Err(_) => Err(format!(
-            "{reference} is not a usable key: expected an unencrypted RSA private key of 2048 bits or more in PEM form \
-             (`BEGIN PRIVATE KEY` or `BEGIN RSA PRIVATE KEY`)"
-        )),
-    }
+    check_key(pem.expose_secret()).map_err(|problem| format!("{reference} {problem}"))
 }
 
 // rcgen comes with the practice org.
@@ -96,9 +87,13 @@ mod tests {
             .unwrap()
             .serialize_pem();
         assert_eq!(told(rsa.as_bytes()), Ok(()));
-        for content in [ec.as_bytes(), b"hunter2", &rsa.as_bytes()[..rsa.len() / 2]] {
+        for (content, problem) in [
+            (ec.as_bytes(), "holds an elliptic-curve key"),
+            (b"hunter2", "holds no PEM private key"),
+            (&rsa.as_bytes()[..rsa.len() / 2], "holds no PEM private key"),
+        ] {
             let text = told(content).unwrap_err();
-            assert!(text.starts_with("file:KEY is not a usable key: expected"), "{text}");
+            assert!(text.starts_with(&format!("file:KEY {problem}")), "{text}");
         }
         assert_eq!(told(b"\n"), Err("file:KEY is empty".into()));
         assert_eq!(told(b"\xff\xfe"), Err("file:KEY is not UTF-8 text".into()));

@@ -17,7 +17,7 @@ use crate::config::{self, SecretRef};
 pub mod client_credentials;
 pub mod jwt_bearer;
 
-pub use self::jwt_bearer::audience_for;
+pub use self::jwt_bearer::check_key;
 
 /// The form and header of one attempt. No `Debug`.
 pub struct Attempt {

@@ -314,20 +314,25 @@ impl Check {
     }
 }
 
-/// The `aud` claim that the login host expects.
+/// The `aud` claim that fits a login host: what Salesforce documents for production and sandboxes, whichever of their
+/// addresses is used; for all others (sites, government, China, custom domains, loopback) the host's own origin.
 pub fn audience_for(login: &Url) -> String {
-    const PRODUCTION: &str = "https://login.salesforce.com";
-    const SANDBOX: &str = "https://test.salesforce.com";
-    let host = login.host_str().unwrap_or_default();
-    match host {
-        "login.salesforce.com" => PRODUCTION.into(),
-        "test.salesforce.com" => SANDBOX.into(),
-        _ if host.ends_with(".sandbox.my.salesforce.com") => SANDBOX.into(),
-        _ if host.ends_with(".scratch.my.salesforce.com") => SANDBOX.into(),
-        _ if host.ends_with(".my.salesforce.com") => PRODUCTION.into(),
-        _ => login.origin().ascii_serialization(),
+    let own = || login.origin().ascii_serialization();
+    let Some(Host::Domain(host)) = login.host() else {
+        return own();
+    };
+    let host = host.trim_end_matches('.');
+    let Some(org) = host.strip_suffix(".my.salesforce.com") else {
+        return own();
+    };
+    match org.rsplit('.').next() {
+        Some("sandbox" | "scratch") if org.contains('.') => SANDBOX.to_owned(),
+        _ => PRODUCTION.to_owned(),
     }
 }
+
+const PRODUCTION: &str = "https://login.salesforce.com";
+const SANDBOX: &str = "https://test.salesforce.com";
 
 fn is_loopback(url: &Url) -> bool {
     match url.host() {

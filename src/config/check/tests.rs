@@ -382,29 +382,37 @@ fn a_secret_is_a_reference_and_never_quoted() {
 }
 
 #[test]
-fn the_audience_follows_the_login_host() {
-    let table = [
+fn the_audience_of_every_kind_of_login_host() {
+    for (login, audience) in [
         ("https://login.salesforce.com", "https://login.salesforce.com"),
         ("https://test.salesforce.com/", "https://test.salesforce.com"),
         ("https://acme.my.salesforce.com", "https://login.salesforce.com"),
+        ("https://ACME.my.salesforce.com./x?y", "https://login.salesforce.com"),
         (
             "https://acme-dev-ed.develop.my.salesforce.com",
+            "https://login.salesforce.com",
+        ),
+        (
+            "https://acme.trailblaze.my.salesforce.com",
             "https://login.salesforce.com",
         ),
         (
             "https://acme--uat.sandbox.my.salesforce.com",
             "https://test.salesforce.com",
         ),
-        ("https://x.scratch.my.salesforce.com", "https://test.salesforce.com"),
-        ("https://acme.my.salesforce.mil", "https://acme.my.salesforce.mil"),
-        ("https://acme.my.site.com", "https://acme.my.site.com"),
-        ("http://127.0.0.1:8443", "http://127.0.0.1:8443"),
         (
-            "https://evil-my.salesforce.com.example",
-            "https://evil-my.salesforce.com.example",
+            "https://page-1-dev-ed.scratch.my.salesforce.com",
+            "https://test.salesforce.com",
         ),
-    ];
-    for (login, audience) in table {
+        ("https://sandbox.my.salesforce.com", "https://login.salesforce.com"),
+        ("https://acme.my.site.com/portal/", "https://acme.my.site.com"),
+        ("https://acme.my.salesforce.mil", "https://acme.my.salesforce.mil"),
+        ("https://acme.my.sfcrmproducts.cn", "https://acme.my.sfcrmproducts.cn"),
+        ("https://login.acme.com:8443/", "https://login.acme.com:8443"),
+        ("https://evilmy.salesforce.com", "https://evilmy.salesforce.com"),
+        ("http://127.0.0.1:9443/", "http://127.0.0.1:9443"),
+        ("http://[::1]:9443/", "http://[::1]:9443"),
+    ] {
         assert_eq!(audience_for(&login.parse().unwrap()), audience, "{login}");
     }
 }

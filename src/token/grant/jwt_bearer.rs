@@ -8,15 +8,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::{
-    rand::SystemRandom,
-    signature::{RSA_PKCS1_SHA256, RsaKeyPair},
-};
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use aws_lc_rs::signature::RsaKeyPair;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use url::{Host, Url};
 
 use super::{Attempt, read};
 use crate::{
@@ -25,31 +21,9 @@ use crate::{
     token::refusal::{Refusal, Sent},
 };
 
-/// The `aud` claim that fits a login host: what Salesforce documents for production and sandboxes, whichever of their
-/// addresses is used; for all others (sites, government, China, custom domains, loopback) the host's own origin.
-pub fn audience_for(login_url: &Url) -> String {
-    let own = || login_url.origin().ascii_serialization();
-    let Some(Host::Domain(host)) = login_url.host() else {
-        return own();
-    };
-    let host = host.trim_end_matches('.');
-    let Some(org) = host.strip_suffix(".my.salesforce.com") else {
-        return own();
-    };
-    match org.rsplit('.').next() {
-        Some("sandbox" | "scratch") if org.contains('.') => SANDBOX.to_owned(),
-        _ => PRODUCTION.to_owned(),
-    }
-}
-
-const PRODUCTION: &str = "https://login.salesforce.com";
-const SANDBOX: &str = "https://test.salesforce.com";
-
 pub(super) fn attempt(grant: &JwtBearer, now: SystemTime) -> Result<Attempt, Refusal> {
     let pem = read("private_key", &grant.private_key)?;
-    let key = rsa_key(pem.expose_secret())
-        .map_err(|problem| Refusal::of("key_unusable", format!("`private_key` {problem}")))?;
-    let assertion = assertion(grant, &key, now)
+    let assertion = assertion(grant, pem.expose_secret(), now)
         .map_err(|problem| Refusal::of("key_unusable", format!("`private_key` {problem}")))?;
     let mut sent = Sent::default();
     sent.assertion(assertion.expose_secret());
@@ -60,7 +34,10 @@ pub(super) fn attempt(grant: &JwtBearer, now: SystemTime) -> Result<Attempt, Ref
     })
 }
 
-fn assertion(grant: &JwtBearer, key: &RsaKeyPair, now: SystemTime) -> Result<SecretString, &'static str> {
+fn assertion(grant: &JwtBearer, pem: &str, now: SystemTime) -> Result<SecretString, &'static str> {
+    // jsonwebtoken would take a shorter key and say less of a wrong one.
+    check_key(pem)?;
+    let key = EncodingKey::from_rsa_pem(key_block(pem).as_bytes()).map_err(|_| UNUSABLE)?;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -73,20 +50,17 @@ fn assertion(grant: &JwtBearer, key: &RsaKeyPair, now: SystemTime) -> Result<Sec
         "aud": grant.audience,
         "exp": exp,
     });
-    let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
-    let message = format!("{}.{}", encode(HEADER), encode(claims.to_string().as_bytes()));
-    let mut signature = vec![0; key.public_modulus_len()];
-    key.sign(
-        &RSA_PKCS1_SHA256,
-        &SystemRandom::new(),
-        message.as_bytes(),
-        &mut signature,
-    )
-    .map_err(|_| "cannot sign")?;
-    Ok(format!("{message}.{}", encode(&signature)).into())
+    let mut header = Header::new(Algorithm::RS256);
+    header.typ = None;
+    let assertion = jsonwebtoken::encode(&header, &claims, &key);
+    assertion.map(SecretString::from).map_err(|_| "cannot sign")
 }
 
-/// The RSA key of a PEM text, or what is wrong with it, as a phrase that follows the setting's name.
+/// Whether a PEM text holds a key to sign with; if not, what is wrong with it, as a phrase that follows its name.
+pub fn check_key(pem: &str) -> Result<(), &'static str> {
+    rsa_key(pem).map(drop)
+}
+
 fn rsa_key(pem: &str) -> Result<RsaKeyPair, &'static str> {
     let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| instead_of_a_key(pem))?;
     let (der, parsed) = match &key {
@@ -107,8 +81,20 @@ fn rsa_key(pem: &str) -> Result<RsaKeyPair, &'static str> {
         _ if holds(der, EC_OID) => EC_KEY,
         _ if holds(der, ED25519_OID) => "holds an Ed25519 key; Salesforce takes RSA keys only",
         "TooSmall" => "holds an RSA key of fewer than 2048 bits; Salesforce takes 2048 or more",
-        _ => "holds no RSA key that can be used (2048 to 8192 bits, PKCS#8 or PKCS#1)",
+        _ => UNUSABLE,
     })
+}
+
+/// The private key of a bundle that may hold certificates, too; jsonwebtoken looks at the first block alone.
+fn key_block(pem: &str) -> &str {
+    let ends = || {
+        let label = pem.find("PRIVATE KEY-----")?;
+        let begin = pem[..label].rfind("-----BEGIN ")?;
+        let end = begin + pem[begin..].find("-----END ")?;
+        let whole = end + pem[end..].find('\n').unwrap_or(pem.len() - end);
+        Some(&pem[begin..whole])
+    };
+    ends().unwrap_or(pem)
 }
 
 fn instead_of_a_key(pem: &str) -> &'static str {
@@ -133,9 +119,9 @@ fn holds(der: &[u8], oid: &[u8]) -> bool {
 }
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
-const HEADER: &[u8] = br#"{"alg":"RS256"}"#;
 /// Salesforce allows five minutes; less leaves room for a clock that is ahead.
 const LIFETIME: Duration = Duration::from_secs(170);
+const UNUSABLE: &str = "holds no RSA key that can be used (2048 to 8192 bits, PKCS#8 or PKCS#1)";
 const EC_KEY: &str = "holds an elliptic-curve key; Salesforce takes RSA keys only";
 const ENCRYPTED: &str = "is encrypted; decrypt it with `openssl pkey -in KEY -out NEW`";
 const NO_KEY: &str = "holds no PEM private key (-----BEGIN PRIVATE KEY-----)";
@@ -152,10 +138,15 @@ pub(in crate::token) mod tests {
         rsa::{KeyPair, KeySize},
         signature::KeyPair as _,
     };
-    use base64::prelude::BASE64_STANDARD;
+    use base64::{
+        Engine as _,
+        prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+    };
 
     use super::*;
     use crate::config::SecretRef;
+
+    const SANDBOX: &str = "https://test.salesforce.com";
 
     pub(in crate::token) fn pem(label: &str, der: &[u8]) -> String {
         format!(
@@ -258,30 +249,6 @@ pub(in crate::token) mod tests {
             attempt(&grant, SystemTime::UNIX_EPOCH).is_ok(),
             "a bundle with the key in it"
         );
-    }
-
-    #[test]
-    fn the_audience_of_every_kind_of_login_host() {
-        for (login, audience) in [
-            ("https://login.salesforce.com", PRODUCTION),
-            ("https://test.salesforce.com/", SANDBOX),
-            ("https://acme.my.salesforce.com", PRODUCTION),
-            ("https://ACME.my.salesforce.com./x?y", PRODUCTION),
-            ("https://acme-dev-ed.develop.my.salesforce.com", PRODUCTION),
-            ("https://acme.trailblaze.my.salesforce.com", PRODUCTION),
-            ("https://acme--uat.sandbox.my.salesforce.com", SANDBOX),
-            ("https://page-1-dev-ed.scratch.my.salesforce.com", SANDBOX),
-            ("https://sandbox.my.salesforce.com", PRODUCTION),
-            ("https://acme.my.site.com/portal/", "https://acme.my.site.com"),
-            ("https://acme.my.salesforce.mil", "https://acme.my.salesforce.mil"),
-            ("https://acme.my.sfcrmproducts.cn", "https://acme.my.sfcrmproducts.cn"),
-            ("https://login.acme.com:8443/", "https://login.acme.com:8443"),
-            ("https://evilmy.salesforce.com", "https://evilmy.salesforce.com"),
-            ("http://127.0.0.1:9443/", "http://127.0.0.1:9443"),
-            ("http://[::1]:9443/", "http://[::1]:9443"),
-        ] {
-            assert_eq!(audience_for(&Url::parse(login).unwrap()), audience, "{login}");
-        }
     }
 
     /// A 1024-bit key, PKCS#1; made for this test, used nowhere.

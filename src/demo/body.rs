@@ -59,7 +59,7 @@ enum Content {
     /// So many filler bytes.
     Filler(u64),
     /// Bytes, then trailers.
-    Trailers(Bytes, Option<HeaderMap>),
+    Trailers(Bytes, Option<Box<HeaderMap>>),
 }
 
 impl Upload {
@@ -141,7 +141,7 @@ impl OrgBody {
     }
 
     pub(crate) fn with_trailers(bytes: impl Into<Bytes>, trailers: HeaderMap) -> Self {
-        Self::new(Content::Trailers(bytes.into(), Some(trailers)), false)
+        Self::new(Content::Trailers(bytes.into(), Some(Box::new(trailers))), false)
     }
 
     fn new(content: Content, sized: bool) -> Self {
@@ -171,7 +171,7 @@ impl Body for OrgBody {
             }
             Content::Trailers(rest, trailers) => match next_chunk(rest) {
                 Some(chunk) => Some(Frame::data(chunk)),
-                None => trailers.take().map(Frame::trailers),
+                None => trailers.take().map(|trailers| Frame::trailers(*trailers)),
             },
         };
         Poll::Ready(frame.map(Ok))

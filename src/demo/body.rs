@@ -141,7 +141,10 @@ impl OrgBody {
     }
 
     pub(crate) fn with_trailers(bytes: impl Into<Bytes>, trailers: HeaderMap) -> Self {
-        Self::new(Content::Trailers(bytes.into(), Some(Box::new(trailers))), false)
+        Self::new(
+            Content::Trailers(bytes.into(), Some(Box::new(trailers))),
+            false,
+        )
     }
 
     fn new(content: Content, sized: bool) -> Self {

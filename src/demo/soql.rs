@@ -6,9 +6,13 @@
 //! Owns: nothing. Invariants: a query that cannot be read is refused, never guessed at. Fails with: [`Problem`] (`MALFORMED_QUERY`).
 //! Source: Salesforce SOQL reference, the parts named.
 
-use serde_json::{Value, json};
+mod reader;
+mod words;
+
+use serde_json::Value;
 
 use super::answer::Problem;
+use reader::Reader;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Query {
@@ -46,13 +50,6 @@ pub(crate) enum Op {
     In,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-enum Word {
-    Name(String),
-    Literal(Value),
-    Sign(&'static str),
-}
-
 pub(crate) fn parse(text: &str) -> Result<Query, Problem> {
     let malformed = |what: String| {
         Problem::new(
@@ -60,7 +57,7 @@ pub(crate) fn parse(text: &str) -> Result<Query, Problem> {
             format!("{text}\nunexpected token: {what}"),
         )
     };
-    let words = words(text).map_err(malformed)?;
+    let words = words::words(text).map_err(malformed)?;
     let mut reader = Reader { words, at: 0 };
     let query = reader.query().map_err(malformed)?;
     match reader.peek() {
@@ -143,276 +140,10 @@ fn like(text: &str, pattern: &str) -> bool {
     }
 }
 
-struct Reader {
-    words: Vec<Word>,
-    at: usize,
-}
-
-impl Reader {
-    fn query(&mut self) -> Result<Query, String> {
-        self.keyword("SELECT")?;
-        let fields = self.fields()?;
-        self.keyword("FROM")?;
-        let object = self.name()?;
-        let filter = if self.eat("WHERE") {
-            Some(self.any_of()?)
-        } else {
-            None
-        };
-        let mut order = None;
-        if self.eat("ORDER") {
-            self.keyword("BY")?;
-            let field = self.name()?;
-            let down = !self.eat("ASC") && self.eat("DESC");
-            if self.eat("NULLS") && !self.eat("FIRST") {
-                self.keyword("LAST")?;
-            }
-            order = Some((field, down));
-        }
-        let limit = if self.eat("LIMIT") {
-            Some(self.number()?)
-        } else {
-            None
-        };
-        let offset = if self.eat("OFFSET") {
-            self.number()?
-        } else {
-            0
-        };
-        Ok(Query {
-            fields,
-            object,
-            filter,
-            order,
-            limit,
-            offset,
-        })
-    }
-
-    fn fields(&mut self) -> Result<Fields, String> {
-        let mut names = Vec::new();
-        loop {
-            let name = self.name()?;
-            if self.sign("(") {
-                let inside = if self.sign(")") {
-                    None
-                } else {
-                    Some(self.name()?)
-                };
-                if inside.is_some() && !self.sign(")") {
-                    return Err(self.here());
-                }
-                return match inside {
-                    None if name.eq_ignore_ascii_case("COUNT") => Ok(Fields::Count),
-                    Some(_) if name.eq_ignore_ascii_case("FIELDS") => Ok(Fields::All),
-                    _ => Err(name),
-                };
-            }
-            names.push(name);
-            if !self.sign(",") {
-                return Ok(Fields::Named(names));
-            }
-        }
-    }
-
-    fn any_of(&mut self) -> Result<Filter, String> {
-        let mut left = self.all_of()?;
-        while self.eat("OR") {
-            left = Filter::Or(Box::new(left), Box::new(self.all_of()?));
-        }
-        Ok(left)
-    }
-
-    fn all_of(&mut self) -> Result<Filter, String> {
-        let mut left = self.test()?;
-        while self.eat("AND") {
-            left = Filter::And(Box::new(left), Box::new(self.test()?));
-        }
-        Ok(left)
-    }
-
-    fn test(&mut self) -> Result<Filter, String> {
-        if self.sign("(") {
-            let inside = self.any_of()?;
-            return if self.sign(")") {
-                Ok(inside)
-            } else {
-                Err(self.here())
-            };
-        }
-        let field = self.name()?;
-        if self.eat("IN") {
-            let mut list = Vec::new();
-            if !self.sign("(") {
-                return Err(self.here());
-            }
-            loop {
-                list.push(self.value()?);
-                if self.sign(")") {
-                    return Ok(Filter::Test {
-                        field,
-                        op: Op::In,
-                        value: Value::Array(list),
-                    });
-                }
-                if !self.sign(",") {
-                    return Err(self.here());
-                }
-            }
-        }
-        let op = if self.eat("LIKE") {
-            Op::Like
-        } else {
-            self.operator()?
-        };
-        let value = self.value()?;
-        Ok(Filter::Test { field, op, value })
-    }
-
-    fn operator(&mut self) -> Result<Op, String> {
-        let op = match self.peek() {
-            Some(Word::Sign("=")) => Op::Equal,
-            Some(Word::Sign("!=" | "<>")) => Op::Differs,
-            Some(Word::Sign("<")) => Op::Less,
-            Some(Word::Sign(">")) => Op::More,
-            Some(Word::Sign("<=")) => Op::AtMost,
-            Some(Word::Sign(">=")) => Op::AtLeast,
-            _ => return Err(self.here()),
-        };
-        self.at += 1;
-        Ok(op)
-    }
-
-    fn value(&mut self) -> Result<Value, String> {
-        match self.peek() {
-            Some(Word::Literal(value)) => {
-                let value = value.clone();
-                self.at += 1;
-                Ok(value)
-            }
-            _ => Err(self.here()),
-        }
-    }
-
-    fn number(&mut self) -> Result<usize, String> {
-        let value = self.value()?;
-        let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
-        number.ok_or_else(|| value.to_string())
-    }
-
-    fn name(&mut self) -> Result<String, String> {
-        match self.peek() {
-            Some(Word::Name(name)) => {
-                let name = name.clone();
-                self.at += 1;
-                Ok(name)
-            }
-            _ => Err(self.here()),
-        }
-    }
-
-    fn keyword(&mut self, word: &str) -> Result<(), String> {
-        if self.eat(word) {
-            Ok(())
-        } else {
-            Err(self.here())
-        }
-    }
-
-    fn eat(&mut self, word: &str) -> bool {
-        let found =
-            matches!(self.peek(), Some(Word::Name(name)) if name.eq_ignore_ascii_case(word));
-        self.at += usize::from(found);
-        found
-    }
-
-    fn sign(&mut self, sign: &str) -> bool {
-        let found = matches!(self.peek(), Some(Word::Sign(s)) if *s == sign);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn peek(&self) -> Option<&Word> {
-        self.words.get(self.at)
-    }
-
-    fn here(&self) -> String {
-        match self.peek() {
-            None => "<EOF>".into(),
-            Some(Word::Name(name)) => name.clone(),
-            Some(Word::Literal(value)) => value.to_string(),
-            Some(Word::Sign(sign)) => (*sign).to_owned(),
-        }
-    }
-}
-
-fn words(text: &str) -> Result<Vec<Word>, String> {
-    const SIGNS: [&str; 10] = ["!=", "<>", "<=", ">=", "=", "<", ">", "(", ")", ","];
-    let mut out = Vec::new();
-    let mut rest = text.trim_start();
-    while let Some(first) = rest.chars().next() {
-        if first == '\'' {
-            let (literal, after) = quoted(&rest[1..]).ok_or_else(|| rest.to_owned())?;
-            out.push(Word::Literal(Value::String(literal)));
-            rest = after;
-        } else if let Some(sign) = SIGNS.iter().find(|sign| rest.starts_with(**sign)) {
-            out.push(Word::Sign(sign));
-            rest = &rest[sign.len()..];
-        } else {
-            let part = |c: char| c.is_alphanumeric() || "_.:+-%".contains(c);
-            let end = rest.find(|c| !part(c)).unwrap_or(rest.len());
-            if end == 0 {
-                return Err(first.to_string());
-            }
-            out.push(bare(&rest[..end]));
-            rest = &rest[end..];
-        }
-        rest = rest.trim_start();
-    }
-    Ok(out)
-}
-
-/// A bare word: number, date, `true`, `false`, `null` or a name.
-fn bare(word: &str) -> Word {
-    match word.to_ascii_lowercase().as_str() {
-        "true" => return Word::Literal(json!(true)),
-        "false" => return Word::Literal(json!(false)),
-        "null" => return Word::Literal(Value::Null),
-        _ => {}
-    }
-    if word.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+') {
-        if let Ok(whole) = word.parse::<i64>() {
-            return Word::Literal(json!(whole));
-        }
-        return match word.parse::<f64>() {
-            Ok(number) => Word::Literal(json!(number)),
-            Err(_) => Word::Literal(json!(word)),
-        };
-    }
-    Word::Name(word.to_owned())
-}
-
-/// The text up to the closing quote, and what follows.
-fn quoted(text: &str) -> Option<(String, &str)> {
-    let mut out = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '\'' => return Some((out, &text[at + 1..])),
-            '\\' => match chars.next()?.1 {
-                'n' => out.push('\n'),
-                'r' => out.push('\r'),
-                't' => out.push('\t'),
-                other => out.push(other),
-            },
-            other => out.push(other),
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn passes(filter: &str, row: &Value) -> bool {

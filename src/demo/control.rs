@@ -1,0 +1,119 @@
+//! The handle that makes the org misbehave, and shows what it saw.
+//!
+//! Owns: nothing; it is a view of the org, cheap to clone and usable from any thread.
+//! Invariants: each method is done when it returns. Units: `Duration`. Fails with: nothing.
+
+use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use super::{
+    faults::{ApiFault, Faults, TokenFault},
+    record::{Recorded, Stats},
+    settings::Latency,
+    world::{ORG_ID, World},
+};
+
+#[derive(Clone)]
+pub struct Control(pub(crate) Arc<World>);
+
+impl Control {
+    /// `https://localhost:PORT`: where the API is, and the login unless that has a host of its own.
+    pub fn base_url(&self) -> &str {
+        &self.0.urls.base
+    }
+
+    /// Where tokens are minted.
+    pub fn login_url(&self) -> &str {
+        &self.0.urls.login
+    }
+
+    /// The instance the org can move to, if the settings asked for one.
+    pub fn second_url(&self) -> Option<&str> {
+        self.0.urls.second.as_deref()
+    }
+
+    /// The control API, plain HTTP.
+    pub fn control_url(&self) -> &str {
+        &self.0.urls.control
+    }
+
+    /// 18 characters.
+    pub fn org_id(&self) -> &'static str {
+        ORG_ID
+    }
+
+    /// Ends all sessions; says how many lived.
+    pub fn revoke(&self) -> usize {
+        self.0.sessions().revoke_all(self.0.now())
+    }
+
+    pub fn fail_token(&self, fault: TokenFault) {
+        self.0.faults().token = Some(fault);
+    }
+
+    /// Added to the faults already set.
+    pub fn fail_api(&self, fault: ApiFault) {
+        self.0.faults().api.push(fault);
+    }
+
+    pub fn set_latency(&self, latency: Latency) {
+        self.0.faults().latency = latency;
+    }
+
+    /// Cuts every open connection, or those without a request in flight; says how many.
+    pub fn cut(&self, idle_only: bool) -> usize {
+        self.0.connections.cut(idle_only)
+    }
+
+    /// Connections to what is down are closed without an answer.
+    pub fn down(&self, token: bool, api: bool) {
+        let mut faults = self.0.faults();
+        (faults.token_down, faults.api_down) = (token, api);
+    }
+
+    /// Whether the users are pre-authorised for the apps.
+    pub fn approve(&self, approved: bool) {
+        self.0.faults().approved = approved;
+    }
+
+    /// Whether a mint gives the living session's token again.
+    pub fn remint(&self, same: bool) {
+        self.0.faults().same_on_remint = same;
+    }
+
+    /// Moves the org to its second instance, or back.
+    pub fn move_instance(&self, to_second: bool) {
+        self.0.faults().moved = to_second && self.0.urls.second.is_some();
+    }
+
+    /// Makes the org's clock run ahead.
+    pub fn advance(&self, by: Duration) {
+        self.0.advance(by);
+    }
+
+    /// Switches, counters and recorded requests as at the start; sessions and rows stay.
+    pub fn reset(&self) {
+        *self.0.faults() = Faults::new(&self.0.settings);
+        self.0.counters.reset();
+        self.0.recorder.clear();
+    }
+
+    pub fn stats(&self) -> Stats {
+        let living = self.0.sessions().living(self.0.now());
+        self.0.counters.stats(self.0.connections.count(), living)
+    }
+
+    /// The last requests, oldest first; token calls are not among them.
+    pub fn requests(&self, last: usize) -> Vec<Recorded> {
+        self.0.recorder.last(last)
+    }
+
+    /// Whether `token` is a living session; asking is no use of it.
+    pub fn knows(&self, token: &str) -> bool {
+        self.0.sessions().peek(token, self.0.now()).is_some()
+    }
+
+    /// API calls counted against the day's limit.
+    pub fn api_usage(&self) -> u64 {
+        self.0.counters.api_usage.load(Relaxed)
+    }
+}

@@ -1,0 +1,287 @@
+//! What happens to one request to the org.
+//!
+//! Owns: nothing. Invariants: a request is recorded before anything is decided; a session is checked before any work is done, and its use counts;
+//! a repeat of a refused call is therefore harmless.
+//! Units: at most 16,384 bytes of target, and of target and headers together.
+//! Fails with: [`Cut`], when the connection is to end without an answer.
+//! Source: SF §3.1, §3.4 (414, 431), §4.1, §6, §8.6 (calls to a host that is not the instance).
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use hyper::{
+    HeaderMap, Request, Response, Version,
+    body::Incoming,
+    header::{HeaderName, HeaderValue},
+    http::request::Parts,
+};
+
+use super::{
+    answer::{Answer, Said, Wish},
+    apex,
+    body::{OrgBody, Upload, UploadError},
+    connections::Connection,
+    faults::Reply,
+    grant, identity,
+    rest::{self, Call, small},
+    world::World,
+};
+
+/// End the connection; say nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("cut")]
+pub(crate) struct Cut;
+
+const TOKEN_PATH: &str = "/services/oauth2/token";
+const MAX_TARGET: usize = 16_384;
+
+pub(crate) async fn serve(
+    world: Arc<World>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<OrgBody>, Cut> {
+    let busy = connection.busy();
+    let known = identity::bearer(request.headers())
+        .is_some_and(|token| world.sessions().peek(token, world.now()).is_some());
+    let path = clean(request.uri().path());
+    let seen = match path.as_str() {
+        TOKEN_PATH => None,
+        _ => world.recorder.note(&request, known),
+    };
+    let (parts, incoming) = request.into_parts();
+    let mut upload = Upload::new(incoming, seen);
+    let answer = if path == TOKEN_PATH {
+        token(&world, &parts, &mut upload).await
+    } else if let Some(answer) = other_identity(&world, &path, &parts, &mut upload).await {
+        answer
+    } else {
+        api(&world, &connection, &path, &parts, &mut upload).await
+    };
+    let answer = answer.inspect_err(|Cut| connection.cut())?;
+    let mut wish = Wish::of(&parts.headers);
+    if !world.settings.gzip {
+        (wish.gzip, wish.deflate) = (false, false);
+    }
+    let mut response = answer.into_response(wish);
+    let closes =
+        response.status() == 401 && world.settings.close_on_401 && parts.version != Version::HTTP_2;
+    if closes {
+        response
+            .headers_mut()
+            .insert("connection", HeaderValue::from_static("close"));
+    }
+    response.body_mut().busy = Some(busy);
+    Ok(response)
+}
+
+/// The path with a doubled leading slash made one, as real orgs accept it.
+fn clean(path: &str) -> String {
+    format!("/{}", path.trim_start_matches('/'))
+}
+
+async fn token(world: &World, parts: &Parts, upload: &mut Upload) -> Result<Answer, Cut> {
+    if world.faults().token_down {
+        return Err(Cut);
+    }
+    let _counted = world.counters.token_call();
+    let body = upload.all(&parts.headers).await.map_err(|_| Cut)?;
+    let (fault, latency) = {
+        let mut faults = world.faults();
+        (faults.next_token(), faults.latency.token)
+    };
+    let hang = fault
+        .as_ref()
+        .map_or_else(Default::default, |fault| fault.hang);
+    tokio::time::sleep(latency + hang).await;
+    let answer = match fault.and_then(|fault| fault.reply) {
+        Some(reply) => scripted(reply),
+        None => grant::answer(world, &parts.method, &host(parts), &body),
+    };
+    if answer.status == 200 {
+        world.counters.token_ok.fetch_add(1, Relaxed);
+    }
+    Ok(answer)
+}
+
+/// The headers, with HTTP/2's authority as `host`.
+fn host(parts: &Parts) -> HeaderMap {
+    let mut headers = parts.headers.clone();
+    if let Some(authority) = parts
+        .uri
+        .authority()
+        .and_then(|a| HeaderValue::from_str(a.as_str()).ok())
+    {
+        headers.entry("host").or_insert(authority);
+    }
+    headers
+}
+
+async fn other_identity(
+    world: &World,
+    path: &str,
+    parts: &Parts,
+    upload: &mut Upload,
+) -> Option<Result<Answer, Cut>> {
+    let ours = ["/services/oauth2/", "/id/", "/.well-known/"];
+    if !ours.iter().any(|prefix| path.starts_with(prefix)) {
+        return None;
+    }
+    let Ok(body) = upload.all(&parts.headers).await else {
+        return Some(Err(Cut));
+    };
+    let query = parts.uri.query().unwrap_or("");
+    let answer = identity::answer(world, &parts.method, path, query, &parts.headers, &body);
+    Some(Ok(answer.unwrap_or_else(Answer::not_found)))
+}
+
+async fn api(
+    world: &Arc<World>,
+    connection: &Connection,
+    path: &str,
+    parts: &Parts,
+    upload: &mut Upload,
+) -> Result<Answer, Cut> {
+    world.counters.api_requests.fetch_add(1, Relaxed);
+    let (down, reply, latency) = {
+        let mut faults = world.faults();
+        let down = faults.api_down;
+        (
+            down,
+            if down { None } else { faults.next_api(path) },
+            faults.latency.api,
+        )
+    };
+    if down {
+        return Err(Cut);
+    }
+    tokio::time::sleep(latency).await;
+    let refusal = match reply {
+        Some(reply) => Some(scripted(reply)),
+        None => refused(world, connection, path, parts),
+    };
+    let answer = match refusal {
+        Some(refusal) => {
+            if !world.settings.early_401 {
+                upload.drain().await.map_err(|_| Cut)?;
+            }
+            refusal
+        }
+        None => match work(world, path, parts, upload).await {
+            Ok(answer) => answer,
+            Err(UploadError::Broken) => return Err(Cut),
+            Err(UploadError::TooLarge) => {
+                Answer::error(413, "CONTENT_TOO_LARGE", "The request is too large")
+            }
+            Err(e @ UploadError::Encoding) => Answer::error(400, "INVALID_CONTENT", e.to_string()),
+        },
+    };
+    if answer.status == 401 {
+        world.counters.api_401.fetch_add(1, Relaxed);
+    }
+    Ok(limit_info(world, path, answer))
+}
+
+/// Why the call is not let in, if it is not.
+fn refused(world: &World, connection: &Connection, path: &str, parts: &Parts) -> Option<Answer> {
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    let headers: usize = parts
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if target > MAX_TARGET {
+        return Some(Answer::error(
+            414,
+            "URI_TOO_LONG",
+            "The length of the URI exceeds the 16,384 byte limit",
+        ));
+    }
+    if target + headers > MAX_TARGET {
+        return Some(Answer::error(
+            431,
+            "REQUEST_HEADER_FIELDS_TOO_LARGE",
+            "The combined length of the URI and headers exceeds the 16,384 byte limit",
+        ));
+    }
+    if is_version_list(path) {
+        return None;
+    }
+    if !path.starts_with("/services/data/") && !path.starts_with("/services/apexrest/") {
+        let page = "<html><head><title>URL No Longer Exists</title></head><body>URL No Longer Exists</body></html>";
+        return Some(Answer::text(404, "text/html;charset=UTF-8", page));
+    }
+    // Whether a call without the header is told the same as one with a dead session is not confirmed (SF §11).
+    let Some(header) = parts.headers.get("authorization") else {
+        return Some(Answer::session_expired());
+    };
+    let Some(token) = identity::bearer(&parts.headers) else {
+        let malformed = Answer::error(401, "INVALID_AUTH_HEADER", "INVALID_HEADER_TYPE");
+        return Some(if header.is_empty() {
+            Answer::session_expired()
+        } else {
+            malformed
+        });
+    };
+    let at_home = connection.door == world.home();
+    let living = at_home && world.sessions().touch(token, world.now()).is_some();
+    (!living).then(Answer::session_expired)
+}
+
+async fn work(
+    world: &Arc<World>,
+    path: &str,
+    parts: &Parts,
+    upload: &mut Upload,
+) -> Result<Answer, UploadError> {
+    if is_version_list(path) {
+        upload.drain().await?;
+        return Ok(small::versions());
+    }
+    if let Some(rest) = path.strip_prefix("/services/apexrest/") {
+        return apex::answer(world, rest, parts, upload).await;
+    }
+    let body = upload.all(&parts.headers).await?;
+    let rest = path.strip_prefix("/services/data/").unwrap_or("");
+    let query = parts.uri.query().unwrap_or("");
+    let call = Call::new(
+        parts.method.clone(),
+        rest,
+        query,
+        parts.headers.clone(),
+        body,
+    );
+    Ok(match call {
+        Ok(call) => rest::answer(world, &call),
+        Err(refusal) => refusal,
+    })
+}
+
+fn is_version_list(path: &str) -> bool {
+    path.trim_end_matches('/') == "/services/data"
+}
+
+/// Counted and told on good answers only; not on the versions list (SF §6).
+fn limit_info(world: &World, path: &str, answer: Answer) -> Answer {
+    if is_version_list(path) || answer.status.as_u16() >= 400 {
+        return answer;
+    }
+    let used = world.counters.api_usage.fetch_add(1, Relaxed) + 1;
+    answer.with(
+        "sforce-limit-info",
+        &format!("api-usage={used}/{}", small::DAILY_CALLS),
+    )
+}
+
+fn scripted(reply: Reply) -> Answer {
+    let mut answer = Answer::new(reply.status, Said::Text("text/plain", reply.body.into()));
+    let kind = ("content-type".to_owned(), reply.content_type);
+    for (name, value) in std::iter::once(kind).chain(reply.headers) {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(&value)) {
+            answer.headers.push((name, value));
+        }
+    }
+    answer
+}

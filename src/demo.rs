@@ -94,10 +94,7 @@ impl Org {
             Bound::bind(Door::Instance, settings.port)?,
             Bound::bind(Door::Control, settings.control_port)?,
         ];
-        for (door, port) in [
-            (Door::Login, settings.login_port),
-            (Door::Second, settings.second_port),
-        ] {
+        for (door, port) in [(Door::Login, settings.login_port), (Door::Second, settings.second_port)] {
             bound.extend(port.map(|port| Bound::bind(door, port)).transpose()?);
         }
         let tls = (!settings.plain_http).then_some(identity.server);
@@ -112,9 +109,7 @@ impl Org {
         {
             let _inside = runtime.enter();
             for listener in bound {
-                listener
-                    .serve(&world, tls.as_ref())
-                    .map_err(StartError::Thread)?;
+                listener.serve(&world, tls.as_ref()).map_err(StartError::Thread)?;
             }
         }
         let ending = tasks.clone();
@@ -212,10 +207,7 @@ fn urls(bound: &[Bound], plain_http: bool) -> Urls {
         Some(format!("{scheme}://localhost:{port}"))
     };
     let base = at(Door::Instance).unwrap_or_default();
-    let control = bound
-        .iter()
-        .find(|b| b.door == Door::Control)
-        .map_or(0, |b| b.port);
+    let control = bound.iter().find(|b| b.door == Door::Control).map_or(0, |b| b.port);
     Urls {
         login: at(Door::Login).unwrap_or_else(|| base.clone()),
         second: at(Door::Second),

@@ -106,11 +106,15 @@ impl Org {
             .enable_all()
             .build()
             .map_err(StartError::Thread)?;
-        {
+        let served = {
             let _inside = runtime.enter();
-            for listener in bound {
-                listener.serve(&world, tls.as_ref()).map_err(StartError::Thread)?;
-            }
+            let mut bound = bound.into_iter();
+            bound.try_for_each(|listener| listener.serve(&world, tls.as_ref()))
+        };
+        if let Err(cause) = served {
+            // A runtime must not be dropped inside another.
+            runtime.shutdown_background();
+            return Err(StartError::Thread(cause));
         }
         let ending = tasks.clone();
         let thread = thread::Builder::new()

@@ -347,3 +347,16 @@ async fn plain_http_works_on_loopback() {
     assert_eq!(practice.get(&format!("{DATA}/limits"), &token).await.status, 200);
     practice.stop().await;
 }
+
+#[tokio::test]
+async fn a_taken_port_is_told() {
+    let practice = start(|_| {}).await;
+    let (_, port) = practice.org.base_url().rsplit_once(':').unwrap();
+    let settings = crate::demo::Settings {
+        port: port.parse().unwrap(),
+        ..crate::demo::Settings::default()
+    };
+    let error = crate::demo::Org::start(settings).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot listen on port {port}"));
+    practice.stop().await;
+}

@@ -9,9 +9,11 @@
 mod support;
 
 mod admin;
+mod binary;
 mod check;
 mod guard;
 mod org_trouble;
 mod outage;
 mod passthrough;
+mod practice;
 mod refusal;

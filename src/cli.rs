@@ -14,6 +14,8 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Config, Problems, Vars};
 
 mod check;
+#[cfg(feature = "demo")]
+mod demo;
 mod run;
 
 const USAGE: u8 = 64;
@@ -33,6 +35,9 @@ enum Command {
     Run(Source),
     /// Check the configuration and the secrets it refers to; print the settings that count, or every problem.
     Check(Source),
+    /// Try it: a practice org in this process, the proxy before it, and a short tour. No account is needed.
+    #[cfg(feature = "demo")]
+    Demo(demo::Options),
     /// Print the version.
     Version,
 }
@@ -62,6 +67,8 @@ pub fn main() -> ExitCode {
             Err(problems) => return refuse(&problems),
         },
         Command::Check(source) => return check::check(source.load()),
+        #[cfg(feature = "demo")]
+        Command::Demo(options) => demo::demo(&options),
         Command::Version => {
             say(concat!("sf-token-proxy ", env!("CARGO_PKG_VERSION"), "\n"));
             Ok(ExitCode::SUCCESS)

@@ -94,10 +94,7 @@ impl Org {
             Bound::bind(Door::Instance, settings.port)?,
             Bound::bind(Door::Control, settings.control_port)?,
         ];
-        for (door, port) in [
-            (Door::Login, settings.login_port),
-            (Door::Second, settings.second_port),
-        ] {
+        for (door, port) in [(Door::Login, settings.login_port), (Door::Second, settings.second_port)] {
             bound.extend(port.map(|port| Bound::bind(door, port)).transpose()?);
         }
         let tls = (!settings.plain_http).then_some(identity.server);
@@ -109,13 +106,15 @@ impl Org {
             .enable_all()
             .build()
             .map_err(StartError::Thread)?;
-        {
+        let served = {
             let _inside = runtime.enter();
-            for listener in bound {
-                listener
-                    .serve(&world, tls.as_ref())
-                    .map_err(StartError::Thread)?;
-            }
+            let mut bound = bound.into_iter();
+            bound.try_for_each(|listener| listener.serve(&world, tls.as_ref()))
+        };
+        if let Err(cause) = served {
+            // A runtime must not be dropped inside another.
+            runtime.shutdown_background();
+            return Err(StartError::Thread(cause));
         }
         let ending = tasks.clone();
         let thread = thread::Builder::new()
@@ -212,10 +211,7 @@ fn urls(bound: &[Bound], plain_http: bool) -> Urls {
         Some(format!("{scheme}://localhost:{port}"))
     };
     let base = at(Door::Instance).unwrap_or_default();
-    let control = bound
-        .iter()
-        .find(|b| b.door == Door::Control)
-        .map_or(0, |b| b.port);
+    let control = bound.iter().find(|b| b.door == Door::Control).map_or(0, |b| b.port);
     Urls {
         login: at(Door::Login).unwrap_or_else(|| base.clone()),
         second: at(Door::Second),

@@ -23,7 +23,7 @@ pub(super) fn run(config: Config) -> anyhow::Result<ExitCode> {
             admin = addresses(&bound.admin),
             "listening"
         );
-        serve(bound, signals).await
+        serve(bound, signals, Stop::new()).await
     });
     // A name look-up that hangs in its thread must not hold the end up.
     runtime.shutdown_background();
@@ -42,9 +42,8 @@ pub(super) fn runtime(threads: usize) -> anyhow::Result<Runtime> {
     builder.enable_all().build().context("cannot start the runtime")
 }
 
-/// Runs until a signal, then drains; a second signal ends the process at once.
-pub(super) async fn serve(bound: Bound, mut signals: Signals) -> anyhow::Result<ExitCode> {
-    let stop = Stop::new();
+/// Runs until a signal or `stop`, then drains; a second signal ends the process at once.
+pub(super) async fn serve(bound: Bound, mut signals: Signals, stop: Stop) -> anyhow::Result<ExitCode> {
     let mut running = std::pin::pin!(bound.run(stop.clone()));
     // Dropped half-way, waiting for a signal loses none: the handler keeps it.
     tokio::select! {

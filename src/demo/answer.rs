@@ -82,10 +82,7 @@ impl Answer {
 
     /// The token endpoint's refusal: HTTP 400 always (SF §2).
     pub(crate) fn oauth_error(error: &str, description: &str) -> Self {
-        Self::json(
-            400,
-            json!({"error": error, "error_description": description}),
-        )
+        Self::json(400, json!({"error": error, "error_description": description}))
     }
 
     pub(crate) fn not_found() -> Self {
@@ -127,9 +124,7 @@ impl Answer {
         let (content_type, bytes) = match self.content {
             Said::Nothing => (None, Err(OrgBody::sized(Bytes::new()))),
             Said::Json(value) => (Some(JSON), Ok(value.to_string().into())),
-            Said::Errors(problems) if wish.xml => {
-                (Some("application/xml;charset=UTF-8"), Ok(xml(&problems)))
-            }
+            Said::Errors(problems) if wish.xml => (Some("application/xml;charset=UTF-8"), Ok(xml(&problems))),
             Said::Errors(problems) => {
                 let body: Value = problems.iter().map(Problem::to_json).collect();
                 (Some(JSON), Ok(body.to_string().into()))
@@ -259,17 +254,11 @@ fn xml(problems: &[Problem]) -> Bytes {
 fn standing_headers() -> HeaderMap {
     const FIXED: [(&str, &str); 9] = [
         ("server", "sfdcedge"),
-        (
-            "strict-transport-security",
-            "max-age=63072000; includeSubDomains",
-        ),
+        ("strict-transport-security", "max-age=63072000; includeSubDomains"),
         ("x-content-type-options", "nosniff"),
         ("x-xss-protection", "1; mode=block"),
         ("x-robots-tag", "none"),
-        (
-            "cache-control",
-            "no-cache,must-revalidate,max-age=0,no-store,private",
-        ),
+        ("cache-control", "no-cache,must-revalidate,max-age=0,no-store,private"),
         ("vary", "Accept-Encoding"),
         (
             "set-cookie",
@@ -287,10 +276,7 @@ fn standing_headers() -> HeaderMap {
     let id = letters(32, b"0123456789abcdef");
     let browser = format!(
         "BrowserId={}; domain=.salesforce.com; path=/; expires=Sun, 21-Nov-2027 00:00:00 GMT; Max-Age=31536000; Secure",
-        letters(
-            22,
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-        )
+        letters(22, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
     );
     for (name, value) in [
         ("x-sfdc-request-id", &id),

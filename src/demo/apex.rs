@@ -37,21 +37,12 @@ pub(crate) async fn answer(
                 "body": String::from_utf8_lossy(&body),
             }),
         ),
-        ["own401"] => Answer::json(
-            401,
-            json!({"error": "this is the Apex class speaking", "code": 17}),
-        ),
+        ["own401"] => Answer::json(401, json!({"error": "this is the Apex class speaking", "code": 17})),
         ["practice", "bytes", count] => match count.parse() {
-            Ok(count) => Answer::new(
-                200,
-                Said::Stream("application/octet-stream", OrgBody::filler(count)),
-            ),
+            Ok(count) => Answer::new(200, Said::Stream("application/octet-stream", OrgBody::filler(count))),
             Err(_) => Answer::not_found(),
         },
-        ["practice", "silent", seconds] => match seconds
-            .parse()
-            .ok()
-            .and_then(|s| Duration::try_from_secs_f64(s).ok())
+        ["practice", "silent", seconds] => match seconds.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok())
         {
             Some(pause) => {
                 tokio::time::sleep(pause).await;
@@ -65,10 +56,9 @@ pub(crate) async fn answer(
         },
         ["practice", "cookies"] => cookies(),
         ["practice", "trailers"] => trailers(),
-        ["practice", "redirect"] => Answer::empty(302).with(
-            "location",
-            &format!("{}/services/apexrest/echo", world.instance_url()),
-        ),
+        ["practice", "redirect"] => {
+            Answer::empty(302).with("location", &format!("{}/services/apexrest/echo", world.instance_url()))
+        }
         ["practice", "headers"] => Answer::json(
             200,
             json!({
@@ -77,11 +67,7 @@ pub(crate) async fn answer(
                 "headers": record::headers(&parts.headers),
             }),
         ),
-        _ => Answer::error(
-            404,
-            "NOT_FOUND",
-            format!("Could not find a match for URL /{path}"),
-        ),
+        _ => Answer::error(404, "NOT_FOUND", format!("Could not find a match for URL /{path}")),
     })
 }
 
@@ -111,10 +97,7 @@ fn cookies() -> Answer {
 /// Sent as trailers to HTTP/2 clients and to HTTP/1.1 clients that say `TE: trailers`.
 fn trailers() -> Answer {
     let mut trailers = HeaderMap::new();
-    trailers.insert(
-        "x-practice-trailer",
-        hyper::header::HeaderValue::from_static("the end"),
-    );
+    trailers.insert("x-practice-trailer", hyper::header::HeaderValue::from_static("the end"));
     let body = OrgBody::with_trailers("before the trailers", trailers);
     Answer::new(200, Said::Stream("text/plain", body)).with("trailer", "x-practice-trailer")
 }

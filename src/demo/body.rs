@@ -141,10 +141,7 @@ impl OrgBody {
     }
 
     pub(crate) fn with_trailers(bytes: impl Into<Bytes>, trailers: HeaderMap) -> Self {
-        Self::new(
-            Content::Trailers(bytes.into(), Some(Box::new(trailers))),
-            false,
-        )
+        Self::new(Content::Trailers(bytes.into(), Some(Box::new(trailers))), false)
     }
 
     fn new(content: Content, sized: bool) -> Self {
@@ -160,10 +157,7 @@ impl Body for OrgBody {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let frame = match &mut self.content {
             Content::Bytes(rest) => next_chunk(rest).map(Frame::data),
             Content::Filler(0) => None,
@@ -190,9 +184,7 @@ impl Body for OrgBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Bytes(rest) if self.sized || rest.is_empty() => {
-                SizeHint::with_exact(rest.len() as u64)
-            }
+            Content::Bytes(rest) if self.sized || rest.is_empty() => SizeHint::with_exact(rest.len() as u64),
             Content::Filler(left) => SizeHint::with_exact(*left),
             _ => SizeHint::default(),
         }

@@ -85,8 +85,7 @@ impl State {
 
 impl Dialect {
     fn read(body: &Value) -> Result<Self, Answer> {
-        let named =
-            |name: &str, default: &'static str| body[name].as_str().unwrap_or(default).to_owned();
+        let named = |name: &str, default: &'static str| body[name].as_str().unwrap_or(default).to_owned();
         let (delimiter, ending) = (named("columnDelimiter", "COMMA"), named("lineEnding", "LF"));
         let byte = DELIMITERS.iter().find(|(name, _)| *name == delimiter);
         match (byte, ending.as_str()) {

@@ -61,9 +61,7 @@ impl Connections {
     /// Cuts all, or those with no request in flight; says how many.
     pub(crate) fn cut(&self, idle_only: bool) -> usize {
         let open = self.lock();
-        let chosen = open
-            .values()
-            .filter(|c| !idle_only || c.busy.load(Relaxed) == 0);
+        let chosen = open.values().filter(|c| !idle_only || c.busy.load(Relaxed) == 0);
         chosen.map(|c| c.cut()).count()
     }
 

@@ -88,16 +88,9 @@ fn unauthorized() -> u16 {
     401
 }
 
-pub(crate) async fn serve(
-    world: Arc<World>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+pub(crate) async fn serve(world: Arc<World>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
-    let body = body
-        .collect()
-        .await
-        .map(|body| body.to_bytes())
-        .unwrap_or_default();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let (status, value) = match answer(
         &Control(world),
         &parts.method,
@@ -106,10 +99,7 @@ pub(crate) async fn serve(
         &body,
     ) {
         Ok(Some(value)) => (StatusCode::OK, value),
-        Ok(None) => (
-            StatusCode::NOT_FOUND,
-            json!({"error": "no such call", "calls": CALLS}),
-        ),
+        Ok(None) => (StatusCode::NOT_FOUND, json!({"error": "no such call", "calls": CALLS})),
         Err(e) => (StatusCode::BAD_REQUEST, json!({"error": e.to_string()})),
     };
     let mut response = Response::new(Full::from(value.to_string()));
@@ -138,25 +128,16 @@ fn answer(
         ("GET", "stats") => return Ok(Some(control.stats().to_json())),
         ("GET", "requests") => {
             let mut parameters = url::form_urlencoded::parse(query.unwrap_or("").as_bytes());
-            let last = parameters
-                .find(|(n, _)| n == "last")
-                .and_then(|(_, v)| v.parse().ok());
+            let last = parameters.find(|(n, _)| n == "last").and_then(|(_, v)| v.parse().ok());
             let requests = control.requests(last.unwrap_or(usize::MAX));
-            return Ok(Some(
-                requests
-                    .iter()
-                    .map(super::record::Recorded::to_json)
-                    .collect(),
-            ));
+            return Ok(Some(requests.iter().map(super::record::Recorded::to_json).collect()));
         }
         ("POST", "revoke") => return Ok(Some(json!({"revoked": control.revoke()}))),
         ("POST", "cut") => return Ok(Some(json!({"cut": control.cut(small()?.idle_only)}))),
         ("POST", "token") => control.fail_token(token_fault(serde_json::from_slice(body)?)),
         ("POST", "api") => control.fail_api(api_fault(serde_json::from_slice(body)?)),
         ("POST", "latency") => {
-            let Small {
-                api_ms, token_ms, ..
-            } = small()?;
+            let Small { api_ms, token_ms, .. } = small()?;
             control.set_latency(Latency {
                 api: millis(api_ms),
                 token: millis(token_ms),
@@ -169,9 +150,7 @@ fn answer(
         ("POST", "approve") => control.approve(small()?.approved.unwrap_or(true)),
         ("POST", "remint") => control.remint(small()?.same.unwrap_or(true)),
         ("POST", "move") => control.move_instance(small()?.to_second.unwrap_or(true)),
-        ("POST", "clock") => {
-            control.advance(Duration::try_from_secs_f64(small()?.advance_s).unwrap_or_default())
-        }
+        ("POST", "clock") => control.advance(Duration::try_from_secs_f64(small()?.advance_s).unwrap_or_default()),
         ("POST", "reset") => control.reset(),
         _ => return Ok(None),
     }
@@ -207,10 +186,9 @@ fn api_fault(asked: ApiBody) -> ApiFault {
         503 => ("SERVER_UNAVAILABLE", "Server is too busy"),
         _ => ("UNKNOWN_EXCEPTION", "An unexpected error occurred"),
     };
-    let body = asked.body.map_or_else(
-        || json!([{"message": message, "errorCode": code}]).to_string(),
-        text,
-    );
+    let body = asked
+        .body
+        .map_or_else(|| json!([{"message": message, "errorCode": code}]).to_string(), text);
     let mut reply = Reply::json(asked.status, body);
     if let Some(kind) = asked.content_type {
         reply.content_type = kind;

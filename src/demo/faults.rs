@@ -90,10 +90,7 @@ impl Faults {
 
     /// The answer scripted for this API call, if one is due.
     pub(crate) fn next_api(&mut self, path: &str) -> Option<Reply> {
-        let at = self
-            .api
-            .iter()
-            .position(|fault| path.starts_with(&fault.path_prefix))?;
+        let at = self.api.iter().position(|fault| path.starts_with(&fault.path_prefix))?;
         let reply = self.api[at].reply.clone();
         if use_up(&mut self.api[at].fail) {
             self.api.remove(at);

@@ -40,8 +40,8 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<OrgBody>, Cut> {
     let busy = connection.busy();
-    let known = identity::bearer(request.headers())
-        .is_some_and(|token| world.sessions().peek(token, world.now()).is_some());
+    let known =
+        identity::bearer(request.headers()).is_some_and(|token| world.sessions().peek(token, world.now()).is_some());
     let path = clean(request.uri().path());
     let seen = match path.as_str() {
         TOKEN_PATH => None,
@@ -62,8 +62,7 @@ pub(crate) async fn serve(
         (wish.gzip, wish.deflate) = (false, false);
     }
     let mut response = answer.into_response(wish);
-    let closes =
-        response.status() == 401 && world.settings.close_on_401 && parts.version != Version::HTTP_2;
+    let closes = response.status() == 401 && world.settings.close_on_401 && parts.version != Version::HTTP_2;
     if closes {
         response
             .headers_mut()
@@ -88,9 +87,7 @@ async fn token(world: &World, parts: &Parts, upload: &mut Upload) -> Result<Answ
         let mut faults = world.faults();
         (faults.next_token(), faults.latency.token)
     };
-    let hang = fault
-        .as_ref()
-        .map_or_else(Default::default, |fault| fault.hang);
+    let hang = fault.as_ref().map_or_else(Default::default, |fault| fault.hang);
     tokio::time::sleep(latency + hang).await;
     let answer = match fault.and_then(|fault| fault.reply) {
         Some(reply) => scripted(reply),
@@ -115,12 +112,7 @@ fn host(parts: &Parts) -> HeaderMap {
     headers
 }
 
-async fn other_identity(
-    world: &World,
-    path: &str,
-    parts: &Parts,
-    upload: &mut Upload,
-) -> Option<Result<Answer, Cut>> {
+async fn other_identity(world: &World, path: &str, parts: &Parts, upload: &mut Upload) -> Option<Result<Answer, Cut>> {
     let ours = ["/services/oauth2/", "/id/", "/.well-known/"];
     if !ours.iter().any(|prefix| path.starts_with(prefix)) {
         return None;
@@ -168,9 +160,7 @@ async fn api(
         None => match work(world, path, parts, upload).await {
             Ok(answer) => answer,
             Err(UploadError::Broken) => return Err(Cut),
-            Err(UploadError::TooLarge) => {
-                Answer::error(413, "CONTENT_TOO_LARGE", "The request is too large")
-            }
+            Err(UploadError::TooLarge) => Answer::error(413, "CONTENT_TOO_LARGE", "The request is too large"),
             Err(e @ UploadError::Encoding) => Answer::error(400, "INVALID_CONTENT", e.to_string()),
         },
     };
@@ -182,10 +172,7 @@ async fn api(
 
 /// Why the call is not let in, if it is not.
 fn refused(world: &World, connection: &Connection, path: &str, parts: &Parts) -> Option<Answer> {
-    let target = parts
-        .uri
-        .path_and_query()
-        .map_or(0, |target| target.as_str().len());
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let headers: usize = parts
         .headers
         .iter()
@@ -229,12 +216,7 @@ fn refused(world: &World, connection: &Connection, path: &str, parts: &Parts) ->
     (!living).then(Answer::session_expired)
 }
 
-async fn work(
-    world: &Arc<World>,
-    path: &str,
-    parts: &Parts,
-    upload: &mut Upload,
-) -> Result<Answer, UploadError> {
+async fn work(world: &Arc<World>, path: &str, parts: &Parts, upload: &mut Upload) -> Result<Answer, UploadError> {
     if is_version_list(path) {
         upload.drain().await?;
         return Ok(small::versions());
@@ -245,13 +227,7 @@ async fn work(
     let body = upload.all(&parts.headers).await?;
     let rest = path.strip_prefix("/services/data/").unwrap_or("");
     let query = parts.uri.query().unwrap_or("");
-    let call = Call::new(
-        parts.method.clone(),
-        rest,
-        query,
-        parts.headers.clone(),
-        body,
-    );
+    let call = Call::new(parts.method.clone(), rest, query, parts.headers.clone(), body);
     Ok(match call {
         Ok(call) => rest::answer(world, &call),
         Err(refusal) => refusal,
@@ -268,10 +244,7 @@ fn limit_info(world: &World, path: &str, answer: Answer) -> Answer {
         return answer;
     }
     let used = world.counters.api_usage.fetch_add(1, Relaxed) + 1;
-    answer.with(
-        "sforce-limit-info",
-        &format!("api-usage={used}/{}", small::DAILY_CALLS),
-    )
+    answer.with("sforce-limit-info", &format!("api-usage={used}/{}", small::DAILY_CALLS))
 }
 
 fn scripted(reply: Reply) -> Answer {

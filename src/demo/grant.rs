@@ -69,13 +69,8 @@ fn jwt_bearer(world: &World, form: &Form) -> Result<Answer, Answer> {
     let mut audiences = world.settings.audiences.clone();
     audiences.extend([world.urls.base.clone(), world.urls.login.clone()]);
     audiences.extend(world.urls.second.clone());
-    let client = assertion::verify(
-        assertion,
-        &world.settings.jwt_clients,
-        &audiences,
-        world.now(),
-    )
-    .map_err(|refusal| Answer::oauth_error(refusal.0, refusal.1))?;
+    let client = assertion::verify(assertion, &world.settings.jwt_clients, &audiences, world.now())
+        .map_err(|refusal| Answer::oauth_error(refusal.0, refusal.1))?;
     if !world.faults().approved {
         let (error, text) = assertion::NOT_APPROVED;
         return Err(Answer::oauth_error(error, text));
@@ -92,10 +87,7 @@ fn jwt_bearer(world: &World, form: &Form) -> Result<Answer, Answer> {
 }
 
 fn client_credentials(world: &World, headers: &HeaderMap, form: &Form) -> Result<Answer, Answer> {
-    let host = headers
-        .get("host")
-        .and_then(|h| h.to_str().ok())
-        .unwrap_or("");
+    let host = headers.get("host").and_then(|h| h.to_str().ok()).unwrap_or("");
     let name = host.split(':').next().unwrap_or("").to_ascii_lowercase();
     let generic = ["login.salesforce.com", "test.salesforce.com"].contains(&name.as_str());
     if generic || name.ends_with(".salesforce-setup.com") {
@@ -105,22 +97,11 @@ fn client_credentials(world: &World, headers: &HeaderMap, form: &Form) -> Result
         ));
     }
     let (client_id, secret) = client_pair(headers, form)?;
-    let Some(client) = world
-        .settings
-        .secret_clients
-        .iter()
-        .find(|c| c.client_id == client_id)
-    else {
-        return Err(Answer::oauth_error(
-            "invalid_client_id",
-            "client identifier invalid",
-        ));
+    let Some(client) = world.settings.secret_clients.iter().find(|c| c.client_id == client_id) else {
+        return Err(Answer::oauth_error("invalid_client_id", "client identifier invalid"));
     };
     if client.secret.expose_secret() != secret {
-        return Err(Answer::oauth_error(
-            "invalid_client",
-            "invalid client credentials",
-        ));
+        return Err(Answer::oauth_error("invalid_client", "invalid client credentials"));
     }
     if !client.flow_enabled {
         return Err(Answer::oauth_error(
@@ -165,10 +146,7 @@ pub(crate) fn client_pair(headers: &HeaderMap, form: &Form) -> Result<(String, S
         return Ok(pair);
     }
     match id {
-        Some(_) => Err(Answer::oauth_error(
-            "invalid_client",
-            "invalid client credentials",
-        )),
+        Some(_) => Err(Answer::oauth_error("invalid_client", "invalid client credentials")),
         None => Err(Answer::oauth_error(
             "invalid_request",
             "missing required parameter: client_id",
@@ -192,12 +170,7 @@ struct Minted {
 }
 
 /// One login: the living session's token again, or a new one.
-fn mint(
-    world: &World,
-    client_id: &str,
-    username: &str,
-    scopes: &[String],
-) -> Result<Minted, Answer> {
+fn mint(world: &World, client_id: &str, username: &str, scopes: &[String]) -> Result<Minted, Answer> {
     let settings = &world.settings;
     let now = world.now();
     let scope = scopes.join(" ");
@@ -217,14 +190,7 @@ fn mint(
             TokenFormat::Jwt { .. } => None,
         };
         again.unwrap_or_else(|| {
-            let session = Session::new(
-                client_id,
-                username,
-                &scope,
-                now,
-                policy.timeout,
-                settings.token_format,
-            );
+            let session = Session::new(client_id, username, &scope, now, policy.timeout, settings.token_format);
             let token = match settings.token_format {
                 TokenFormat::Opaque => opaque_token(ORG_ID),
                 TokenFormat::Jwt { .. } => jwt_token(world, &session, &id),
@@ -248,11 +214,7 @@ fn mint(
 
 /// An access token in JWT form, signed by the org (SF §3.2).
 fn jwt_token(world: &World, session: &Session, id: &str) -> String {
-    let seconds = |time: std::time::SystemTime| {
-        time.duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs()
-    };
+    let seconds = |time: std::time::SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let header = json!({"alg": "RS256", "typ": "JWT", "kid": "practice", "tnk": format!("core/prod/{ORG_ID}")});
     let claims = json!({
         "iss": world.urls.base,

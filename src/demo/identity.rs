@@ -27,11 +27,7 @@ pub(crate) fn answer(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Option<Answer> {
-    let parse = |bytes: &[u8]| {
-        url::form_urlencoded::parse(bytes)
-            .into_owned()
-            .collect::<Vec<_>>()
-    };
+    let parse = |bytes: &[u8]| url::form_urlencoded::parse(bytes).into_owned().collect::<Vec<_>>();
     let answer = match path {
         "/services/oauth2/revoke" => {
             let form = if method == Method::GET {
@@ -41,12 +37,8 @@ pub(crate) fn answer(
             };
             revoke(world, field(&form, "token"))
         }
-        "/services/oauth2/introspect" if method == Method::POST => {
-            introspect(world, headers, &parse(body))
-        }
-        "/services/oauth2/introspect" => {
-            Answer::oauth_error("invalid_request", "must use HTTP POST")
-        }
+        "/services/oauth2/introspect" if method == Method::POST => introspect(world, headers, &parse(body)),
+        "/services/oauth2/introspect" => Answer::oauth_error("invalid_request", "must use HTTP POST"),
         "/services/oauth2/userinfo" => document(world, headers, None),
         "/.well-known/openid-configuration" => discovery(world),
         _ => {
@@ -83,11 +75,7 @@ fn introspect(world: &World, headers: &HeaderMap, form: &Vec<(String, String)>) 
     let Some(session) = session.filter(|s| s.client_id == client_id) else {
         return Answer::json(200, json!({"active": false}));
     };
-    let seconds = |time: SystemTime| {
-        time.duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs()
-    };
+    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Answer::json(
         200,
         json!({
@@ -118,9 +106,7 @@ fn document(world: &World, headers: &HeaderMap, ids: Option<&str>) -> Answer {
     let user = user_id(&session.username);
     match ids {
         None => Answer::json(200, userinfo(world, &session.username, &user)),
-        Some(ids) if ids == format!("{ORG_ID}/{user}") => {
-            Answer::json(200, identity(world, &session.username, &user))
-        }
+        Some(ids) if ids == format!("{ORG_ID}/{user}") => Answer::json(200, identity(world, &session.username, &user)),
         Some(_) => Answer::text(403, "text/html;charset=UTF-8", "Wrong_Org"),
     }
 }

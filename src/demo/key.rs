@@ -39,8 +39,7 @@ impl RsaKey {
     pub fn generate() -> Result<Self, KeyError> {
         let pair = KeyPair::generate(KeySize::Rsa2048).map_err(|_| KeyError::Generate)?;
         let pkcs8: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| KeyError::Generate)?;
-        let public: PublicKeyX509Der<'_> =
-            pair.public_key().as_der().map_err(|_| KeyError::Generate)?;
+        let public: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(|_| KeyError::Generate)?;
         Ok(Self {
             pkcs8: pkcs8.as_ref().to_vec(),
             public: public.as_ref().to_vec(),
@@ -79,10 +78,8 @@ impl fmt::Debug for RsaKey {
 impl PublicKey {
     /// The key of an uploaded X.509 certificate.
     pub fn from_certificate_pem(pem: &str) -> Result<Self, KeyError> {
-        let der =
-            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::Certificate)?;
-        let certificate =
-            rustls::server::ParsedCertificate::try_from(&der).map_err(|_| KeyError::Certificate)?;
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::Certificate)?;
+        let certificate = rustls::server::ParsedCertificate::try_from(&der).map_err(|_| KeyError::Certificate)?;
         Ok(Self(certificate.subject_public_key_info().to_vec()))
     }
 
@@ -132,10 +129,7 @@ mod tests {
     fn both_pem_forms_hold_the_same_key() {
         let key = RsaKey::generate().unwrap();
         assert!(key.pkcs8_pem().starts_with("-----BEGIN PRIVATE KEY-----\n"));
-        assert!(
-            key.pkcs1_pem()
-                .starts_with("-----BEGIN RSA PRIVATE KEY-----\n")
-        );
+        assert!(key.pkcs1_pem().starts_with("-----BEGIN RSA PRIVATE KEY-----\n"));
         let from_pkcs1 = KeyPair::from_der(key.pkcs1()).unwrap();
         let public: PublicKeyX509Der<'_> = from_pkcs1.public_key().as_der().unwrap();
         assert_eq!(public.as_ref(), key.public().der());

@@ -263,9 +263,7 @@ pub(crate) fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
 fn hashed(credential: &str) -> String {
     let (scheme, token) = credential.split_once(' ').unwrap_or(("", credential));
     let hash = hex(digest(&SHA256, token.as_bytes()).as_ref());
-    format!("{scheme} sha256:{}", &hash[..12])
-        .trim_start()
-        .to_owned()
+    format!("{scheme} sha256:{}", &hash[..12]).trim_start().to_owned()
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

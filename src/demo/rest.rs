@@ -47,16 +47,10 @@ impl Call {
         let version = version(&segments.next().unwrap_or_default())?;
         Ok(Self {
             // HEAD is GET; the server leaves the body out.
-            method: if method == Method::HEAD {
-                Method::GET
-            } else {
-                method
-            },
+            method: if method == Method::HEAD { Method::GET } else { method },
             path: segments.collect(),
             version,
-            query: url::form_urlencoded::parse(query.as_bytes())
-                .into_owned()
-                .collect(),
+            query: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
             headers,
             body,
         })
@@ -97,9 +91,7 @@ fn route(world: &Arc<World>, call: &Call) -> Result<Answer, Answer> {
     match path[..] {
         [] => Ok(small::resources(call)),
         ["limits"] => Ok(small::limits(world)),
-        ["query" | "queryAll" | "search" | "parameterizedSearch", ..] => {
-            query::answer(world, call, &path)
-        }
+        ["query" | "queryAll" | "search" | "parameterizedSearch", ..] => query::answer(world, call, &path),
         ["tooling", "query"] => Ok(small::tooling_query()),
         ["tooling", "executeAnonymous"] => Ok(small::execute_anonymous()),
         ["graphql"] => small::graphql(world, call),
@@ -107,9 +99,7 @@ fn route(world: &Arc<World>, call: &Call) -> Result<Answer, Answer> {
         ["composite", "batch"] => composite::batch(world, call),
         ["composite", "tree", object] => composite::tree(world, call, object),
         ["composite", "sobjects", ..] => collections::answer(world, call, &path[2..]),
-        ["sobjects", "ContentVersion"] if call.method == Method::POST => {
-            content::create(world, call)
-        }
+        ["sobjects", "ContentVersion"] if call.method == Method::POST => content::create(world, call),
         ["sobjects", "ContentVersion", id, "VersionData"] => content::download(world, call, id),
         ["sobjects", ..] => rows::answer(world, call, &path[1..]),
         ["jobs", ..] => bulk::answer(world, call, &path[1..]),

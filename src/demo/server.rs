@@ -47,19 +47,11 @@ impl Bound {
         for listener in &listeners {
             listener.set_nonblocking(true).map_err(failed)?;
         }
-        Ok(Self {
-            door,
-            port,
-            listeners,
-        })
+        Ok(Self { door, port, listeners })
     }
 
     /// Accepts from now on. Needs the org's runtime.
-    pub(crate) fn serve(
-        self,
-        world: &Arc<World>,
-        tls: Option<&Arc<ServerConfig>>,
-    ) -> std::io::Result<()> {
+    pub(crate) fn serve(self, world: &Arc<World>, tls: Option<&Arc<ServerConfig>>) -> std::io::Result<()> {
         for listener in self.listeners {
             let listener = TcpListener::from_std(listener)?;
             let tls = tls
@@ -143,12 +135,8 @@ where
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024);
     let http2 = world.settings.http2;
-    let service = service_fn(move |request| {
-        front::serve(Arc::clone(&world), Arc::clone(&connection), request)
-    });
+    let service = service_fn(move |request| front::serve(Arc::clone(&world), Arc::clone(&connection), request));
     let builder = if http2 { builder } else { builder.http1_only() };
     // A client that goes away is no fault of ours.
-    let _: Result<_, _> = builder
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _: Result<_, _> = builder.serve_connection(TokioIo::new(stream), service).await;
 }

@@ -44,12 +44,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 impl Sessions {
     /// Counts one login of `username`.
-    pub(crate) fn login(
-        &mut self,
-        username: &str,
-        limit: usize,
-        now: SystemTime,
-    ) -> Result<(), RateExceeded> {
+    pub(crate) fn login(&mut self, username: &str, limit: usize, now: SystemTime) -> Result<(), RateExceeded> {
         let logins = self.logins.entry(username.to_owned()).or_default();
         while logins.front().is_some_and(|at| *at + HOUR <= now) {
             logins.pop_front();
@@ -62,13 +57,7 @@ impl Sessions {
     }
 
     /// The living opaque session of this user and app, if minting again gives it again.
-    pub(crate) fn again(
-        &mut self,
-        client_id: &str,
-        username: &str,
-        policy: Policy,
-        now: SystemTime,
-    ) -> Option<String> {
+    pub(crate) fn again(&mut self, client_id: &str, username: &str, policy: Policy, now: SystemTime) -> Option<String> {
         if !policy.same_token {
             return None;
         }
@@ -181,15 +170,9 @@ mod tests {
     fn only_use_in_the_second_half_extends() {
         let (mut sessions, start) = with_session(TokenFormat::Opaque);
         assert!(sessions.touch("t", start + 10 * MINUTE).is_some());
-        assert_eq!(
-            sessions.peek("t", start).unwrap().expires,
-            start + 30 * MINUTE
-        );
+        assert_eq!(sessions.peek("t", start).unwrap().expires, start + 30 * MINUTE);
         assert!(sessions.touch("t", start + 20 * MINUTE).is_some());
-        assert_eq!(
-            sessions.peek("t", start).unwrap().expires,
-            start + 50 * MINUTE
-        );
+        assert_eq!(sessions.peek("t", start).unwrap().expires, start + 50 * MINUTE);
         assert!(sessions.touch("t", start + 50 * MINUTE).is_none());
     }
 
@@ -203,9 +186,7 @@ mod tests {
 
     #[test]
     fn use_does_not_extend_a_jwt() {
-        let (mut sessions, start) = with_session(TokenFormat::Jwt {
-            lifetime: 30 * MINUTE,
-        });
+        let (mut sessions, start) = with_session(TokenFormat::Jwt { lifetime: 30 * MINUTE });
         assert!(sessions.touch("t", start + 29 * MINUTE).is_some());
         assert!(sessions.touch("t", start + 30 * MINUTE).is_none());
     }
@@ -218,10 +199,7 @@ mod tests {
             same_token: true,
             remint_extends: false,
         };
-        assert_eq!(
-            sessions.again("app", "user", policy, start).as_deref(),
-            Some("t")
-        );
+        assert_eq!(sessions.again("app", "user", policy, start).as_deref(), Some("t"));
         assert_eq!(sessions.again("app", "other", policy, start), None);
         assert_eq!(sessions.again("app", "user", policy, start + TIMEOUT), None);
         policy.same_token = false;
@@ -233,10 +211,7 @@ mod tests {
             ..policy
         };
         sessions.again("app", "user", policy, start + 5 * MINUTE);
-        assert_eq!(
-            sessions.peek("t", start).unwrap().expires,
-            start + 35 * MINUTE
-        );
+        assert_eq!(sessions.peek("t", start).unwrap().expires, start + 35 * MINUTE);
     }
 
     #[test]
@@ -245,10 +220,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(sessions.login("user", 3, start), Ok(()));
         }
-        assert_eq!(
-            sessions.login("user", 3, start + 59 * MINUTE),
-            Err(RateExceeded)
-        );
+        assert_eq!(sessions.login("user", 3, start + 59 * MINUTE), Err(RateExceeded));
         assert_eq!(sessions.login("other", 3, start), Ok(()));
         assert_eq!(sessions.login("user", 3, start + 60 * MINUTE), Ok(()));
     }

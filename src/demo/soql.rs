@@ -51,12 +51,7 @@ pub(crate) enum Op {
 }
 
 pub(crate) fn parse(text: &str) -> Result<Query, Problem> {
-    let malformed = |what: String| {
-        Problem::new(
-            "MALFORMED_QUERY",
-            format!("{text}\nunexpected token: {what}"),
-        )
-    };
+    let malformed = |what: String| Problem::new("MALFORMED_QUERY", format!("{text}\nunexpected token: {what}"));
     let words = words::words(text).map_err(malformed)?;
     let mut reader = Reader { words, at: 0 };
     let query = reader.query().map_err(malformed)?;
@@ -68,10 +63,7 @@ pub(crate) fn parse(text: &str) -> Result<Query, Problem> {
 
 impl Filter {
     /// Whether a row passes; `value` reads one of its fields.
-    pub(crate) fn passes(
-        &self,
-        value: &impl Fn(&str) -> Result<Value, Problem>,
-    ) -> Result<bool, Problem> {
+    pub(crate) fn passes(&self, value: &impl Fn(&str) -> Result<Value, Problem>) -> Result<bool, Problem> {
         match self {
             Self::And(a, b) => Ok(a.passes(value)? && b.passes(value)?),
             Self::Or(a, b) => Ok(a.passes(value)? || b.passes(value)?),
@@ -110,9 +102,7 @@ impl Op {
 pub(crate) fn compare(left: &Value, right: &Value) -> Option<std::cmp::Ordering> {
     match (left, right) {
         (Value::String(a), Value::String(b)) => {
-            let is_id = |long: &str, short: &str| {
-                long.len() == 18 && short.len() == 15 && long.starts_with(short)
-            };
+            let is_id = |long: &str, short: &str| long.len() == 18 && short.len() == 15 && long.starts_with(short);
             if is_id(a, b) || is_id(b, a) {
                 return Some(std::cmp::Ordering::Equal);
             }
@@ -134,8 +124,7 @@ fn like(text: &str, pattern: &str) -> bool {
             starts.any(|at| like(&text[at..], rest))
         }
         Some(wanted) => text.chars().next().is_some_and(|first| {
-            (wanted == '_' || wanted == first)
-                && like(&text[first.len_utf8()..], &pattern[wanted.len_utf8()..])
+            (wanted == '_' || wanted == first) && like(&text[first.len_utf8()..], &pattern[wanted.len_utf8()..])
         }),
     }
 }
@@ -186,23 +175,18 @@ mod tests {
 
     #[test]
     fn the_clauses_are_read() {
-        let query = parse("select Id, Account.Name from Contact where Email like '%x' order by Name desc nulls last limit 5 offset 2").unwrap();
-        assert_eq!(
-            query.fields,
-            Fields::Named(vec!["Id".into(), "Account.Name".into()])
-        );
+        let query = parse(
+            "select Id, Account.Name from Contact where Email like '%x' order by Name desc nulls last limit 5 offset 2",
+        )
+        .unwrap();
+        assert_eq!(query.fields, Fields::Named(vec!["Id".into(), "Account.Name".into()]));
         assert_eq!(
             (query.order, query.limit, query.offset),
             (Some(("Name".into(), true)), Some(5), 2)
         );
+        assert_eq!(parse("SELECT COUNT() FROM Account").unwrap().fields, Fields::Count);
         assert_eq!(
-            parse("SELECT COUNT() FROM Account").unwrap().fields,
-            Fields::Count
-        );
-        assert_eq!(
-            parse("SELECT FIELDS(ALL) FROM Account LIMIT 200")
-                .unwrap()
-                .fields,
+            parse("SELECT FIELDS(ALL) FROM Account LIMIT 200").unwrap().fields,
             Fields::All
         );
     }

@@ -56,7 +56,11 @@ impl Store {
                 store.seed("Contact", contact, now);
             }
         }
-        store.seed("Organization", json!({"Name": "Practice Org", "IsSandbox": false, "OrganizationType": "Developer Edition"}), now);
+        store.seed(
+            "Organization",
+            json!({"Name": "Practice Org", "IsSandbox": false, "OrganizationType": "Developer Edition"}),
+            now,
+        );
         store
     }
 
@@ -64,15 +68,12 @@ impl Store {
         let Value::Object(values) = values else {
             unreachable!("seeds are objects")
         };
-        let table = self
-            .table(object)
-            .expect("seeded objects must be in the schema");
+        let table = self.table(object).expect("seeded objects must be in the schema");
         table.insert(&values, now).expect("seeds must be valid")
     }
 
     fn table_of(&self, name: &'static str) -> &Table {
-        self.read(name)
-            .expect("seeded objects must be in the schema")
+        self.read(name).expect("seeded objects must be in the schema")
     }
 
     /// For changing; any case of letters.
@@ -83,15 +84,11 @@ impl Store {
     }
 
     pub(crate) fn read(&self, name: &str) -> Option<&Table> {
-        self.tables
-            .iter()
-            .find(|t| t.object.name.eq_ignore_ascii_case(name))
+        self.tables.iter().find(|t| t.object.name.eq_ignore_ascii_case(name))
     }
 
     pub(crate) fn by_prefix(&mut self, id: &str) -> Option<&mut Table> {
-        self.tables
-            .iter_mut()
-            .find(|t| id.starts_with(t.object.prefix))
+        self.tables.iter_mut().find(|t| id.starts_with(t.object.prefix))
     }
 
     pub(crate) fn put_file(&mut self, place: usize, content: Bytes) {
@@ -131,9 +128,10 @@ pub(crate) fn id18(prefix: &str, number: usize) -> String {
     let mut id = format!("{prefix}SB000{}", String::from_utf8_lossy(&digits));
     let mut suffix = String::with_capacity(3);
     for group in id.as_bytes().chunks(5) {
-        let bits = group.iter().rev().fold(0, |sum, byte| {
-            sum << 1 | usize::from(byte.is_ascii_uppercase())
-        });
+        let bits = group
+            .iter()
+            .rev()
+            .fold(0, |sum, byte| sum << 1 | usize::from(byte.is_ascii_uppercase()));
         suffix.push(char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"[bits]));
     }
     id.push_str(&suffix);
@@ -142,9 +140,9 @@ pub(crate) fn id18(prefix: &str, number: usize) -> String {
 
 /// The id of a user name: the same for the same name.
 pub(crate) fn user_id(username: &str) -> String {
-    let hash = username.bytes().fold(7usize, |sum, byte| {
-        (sum * 31 + usize::from(byte)) % 1_000_000_007
-    });
+    let hash = username
+        .bytes()
+        .fold(7usize, |sum, byte| (sum * 31 + usize::from(byte)) % 1_000_000_007);
     id18("005", hash)
 }
 

@@ -84,12 +84,7 @@ impl Files {
         Ok(path)
     }
 
-    pub(crate) fn summary(
-        &self,
-        settings: &Settings,
-        urls: &Urls,
-        ca_pem: &str,
-    ) -> io::Result<Summary> {
+    pub(crate) fn summary(&self, settings: &Settings, urls: &Urls, ca_pem: &str) -> io::Result<Summary> {
         let jwt = match (settings.jwt_clients.first(), &settings.practice_key) {
             (Some(client), Some(key)) => Some(JwtSummary {
                 client_id: client.client_id.clone(),
@@ -139,11 +134,7 @@ impl fmt::Display for Summary {
         }
         if let Some(app) = &self.client_credentials {
             writeln!(f, "client creds     client id {}", app.client_id)?;
-            writeln!(
-                f,
-                "                 secret    {}",
-                app.secret_file.display()
-            )?;
+            writeln!(f, "                 secret    {}", app.secret_file.display())?;
         }
         Ok(())
     }

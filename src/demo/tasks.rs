@@ -42,16 +42,14 @@ impl Tasks {
     /// Runs `work`, keeping its panic.
     async fn watch(&self, work: impl Future) {
         let mut work = pin!(work);
-        poll_fn(
-            |cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-                Ok(poll) => poll.map(drop),
-                Err(panic) => {
-                    let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
-                    first.get_or_insert(panic);
-                    Poll::Ready(())
-                }
-            },
-        )
+        poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(drop),
+            Err(panic) => {
+                let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+                first.get_or_insert(panic);
+                Poll::Ready(())
+            }
+        })
         .await;
     }
 
@@ -63,10 +61,7 @@ impl Tasks {
     }
 
     pub(crate) fn take_panic(&self) -> Option<Panic> {
-        self.panic
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -88,10 +88,7 @@ async fn got(request: RequestBuilder) -> Got {
 }
 
 fn now() -> u64 {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the org's clock is the machine's here"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the org's clock is the machine's here")]
     let now = SystemTime::now();
     now.duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
@@ -176,12 +173,7 @@ impl Practice {
 #[tokio::test]
 async fn a_panic_of_a_task_is_raised_where_the_org_ends() {
     let practice = start(|_| {}).await;
-    practice
-        .org
-        .control
-        .0
-        .tasks
-        .spawn(async { panic!("planted") });
+    practice.org.control.0.tasks.spawn(async { panic!("planted") });
     practice.get("/services/data", "x").await;
     let mut ending = tokio::task::JoinSet::new();
     ending.spawn(practice.stop());

@@ -88,12 +88,7 @@ impl Iterator for Records<'_> {
 }
 
 /// Appends one record.
-pub(crate) fn write<'a>(
-    out: &mut String,
-    words: impl IntoIterator<Item = &'a str>,
-    delimiter: u8,
-    line_end: &str,
-) {
+pub(crate) fn write<'a>(out: &mut String, words: impl IntoIterator<Item = &'a str>, delimiter: u8, line_end: &str) {
     for (at, word) in words.into_iter().enumerate() {
         if at > 0 {
             out.push(char::from(delimiter));

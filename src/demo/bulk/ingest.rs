@@ -67,25 +67,14 @@ pub(super) fn answer(world: &Arc<World>, call: &Call, path: &[&str]) -> Result<A
         | [
             _,
             "batches" | "successfulResults" | "failedResults" | "unprocessedrecords",
-        ] => Err(Answer::method_not_allowed(
-            method,
-            "GET,POST,PUT,PATCH,DELETE",
-        )),
+        ] => Err(Answer::method_not_allowed(method, "GET,POST,PUT,PATCH,DELETE")),
         _ => Err(Answer::not_found()),
     }
 }
 
-fn with_job(
-    world: &World,
-    id: &str,
-    act: impl FnOnce(&mut Job) -> Result<Answer, Answer>,
-) -> Result<Answer, Answer> {
+fn with_job(world: &World, id: &str, act: impl FnOnce(&mut Job) -> Result<Answer, Answer>) -> Result<Answer, Answer> {
     let mut jobs = world.jobs();
-    let key = jobs
-        .ingest
-        .keys()
-        .find(|key| **key == id || key[..15] == *id)
-        .cloned();
+    let key = jobs.ingest.keys().find(|key| **key == id || key[..15] == *id).cloned();
     let job = key
         .and_then(|key| jobs.ingest.get_mut(&key))
         .ok_or_else(Answer::not_found)?;
@@ -104,8 +93,7 @@ fn create(world: &World, call: &Call) -> Result<Answer, Answer> {
     let object = {
         let store = world.store();
         let named = body["object"].as_str().and_then(|name| store.read(name));
-        let table =
-            named.ok_or_else(|| invalid_job(&format!("Unknown Entity: {}", body["object"])))?;
+        let table = named.ok_or_else(|| invalid_job(&format!("Unknown Entity: {}", body["object"])))?;
         table.object.name.to_owned()
     };
     let external = body["externalIdFieldName"].as_str().map(str::to_owned);
@@ -134,15 +122,8 @@ fn create(world: &World, call: &Call) -> Result<Answer, Answer> {
 
 fn list(world: &World) -> Answer {
     let jobs = world.jobs();
-    let records: Vec<Value> = jobs
-        .ingest
-        .iter()
-        .map(|(id, job)| job_value(world, id, job))
-        .collect();
-    Answer::json(
-        200,
-        json!({"done": true, "records": records, "nextRecordsUrl": null}),
-    )
+    let records: Vec<Value> = jobs.ingest.iter().map(|(id, job)| job_value(world, id, job)).collect();
+    Answer::json(200, json!({"done": true, "records": records, "nextRecordsUrl": null}))
 }
 
 fn upload(world: &World, call: &Call, id: &str) -> Result<Answer, Answer> {
@@ -188,9 +169,7 @@ fn close(world: &Arc<World>, call: &Call, id: &str) -> Result<Answer, Answer> {
     })?;
     if state == State::UploadComplete {
         let (shared, id) = (Arc::clone(world), id.to_owned());
-        world
-            .tasks
-            .spawn(async move { rows::process(&shared, &id).await });
+        world.tasks.spawn(async move { rows::process(&shared, &id).await });
     }
     Ok(answer)
 }
@@ -204,10 +183,7 @@ fn remove(world: &World, id: &str) -> Result<Answer, Answer> {
         )),
         _ => Ok(Answer::empty(204)),
     })?;
-    world
-        .jobs()
-        .ingest
-        .retain(|key, _| key != id && key[..15] != *id);
+    world.jobs().ingest.retain(|key, _| key != id && key[..15] != *id);
     Ok(Answer::empty(204))
 }
 
@@ -220,29 +196,17 @@ fn results(job: &Job, kind: &str) -> Answer {
             let text = String::from_utf8_lossy(&job.unprocessed).into_owned();
             let mut out = String::new();
             if text.is_empty() && !job.header.is_empty() {
-                csv::write(
-                    &mut out,
-                    job.header.iter().map(String::as_str),
-                    delimiter,
-                    end,
-                );
+                csv::write(&mut out, job.header.iter().map(String::as_str), delimiter, end);
             }
             return csv_answer(
                 out + &text,
-                csv::Records::new(&job.unprocessed, delimiter)
-                    .count()
-                    .saturating_sub(1),
+                csv::Records::new(&job.unprocessed, delimiter).count().saturating_sub(1),
             );
         }
     };
     let mut out = String::new();
     let header = job.header.iter().map(String::as_str);
-    csv::write(
-        &mut out,
-        extra.iter().copied().chain(header),
-        delimiter,
-        end,
-    );
+    csv::write(&mut out, extra.iter().copied().chain(header), delimiter, end);
     let (rows, count) = match kind {
         "successfulResults" => (&job.done.successful, job.done.succeeded),
         _ => (&job.done.failed, job.done.failures),
@@ -257,11 +221,7 @@ fn show(world: &World, id: &str, job: &Job, with_counts: bool) -> Answer {
         value["retries"] = json!(0);
         value["numberRecordsProcessed"] = json!(job.done.succeeded + job.done.failures);
         value["numberRecordsFailed"] = json!(job.done.failures);
-        for name in [
-            "totalProcessingTime",
-            "apiActiveProcessingTime",
-            "apexProcessingTime",
-        ] {
+        for name in ["totalProcessingTime", "apiActiveProcessingTime", "apexProcessingTime"] {
             value[name] = json!(0);
         }
         if let Some(error) = &job.error {
@@ -278,15 +238,7 @@ fn job_value(world: &World, id: &str, job: &Job) -> Value {
         Operation::Upsert => "upsert",
         Operation::Delete => "delete",
     };
-    let mut value = job_json(
-        world,
-        id,
-        operation,
-        &job.object,
-        job.state,
-        job.dialect,
-        job.created,
-    );
+    let mut value = job_json(world, id, operation, &job.object, job.state, job.dialect, job.created);
     if job.state == State::Open {
         value["contentUrl"] = json!(format!("services/data/v66.0/jobs/ingest/{id}/batches"));
     }

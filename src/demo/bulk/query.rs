@@ -35,9 +35,7 @@ pub(super) fn answer(world: &Arc<World>, call: &Call, path: &[&str]) -> Result<A
     let method = &call.method;
     match *path {
         [] if method == Method::POST => create(world, call),
-        [id] if method == Method::GET => {
-            with_job(world, id, |job| Ok(Answer::json(200, show(world, id, job))))
-        }
+        [id] if method == Method::GET => with_job(world, id, |job| Ok(Answer::json(200, show(world, id, job)))),
         [id] if method == Method::DELETE => {
             with_job(world, id, |_| Ok(Answer::empty(204)))?;
             world.jobs().query.remove(id);
@@ -48,18 +46,12 @@ pub(super) fn answer(world: &Arc<World>, call: &Call, path: &[&str]) -> Result<A
             Ok(Answer::json(200, show(world, id, job)))
         }),
         [id, "results"] if method == Method::GET => with_job(world, id, |job| results(call, job)),
-        [] | [_] | [_, "results"] => {
-            Err(Answer::method_not_allowed(method, "GET,POST,PATCH,DELETE"))
-        }
+        [] | [_] | [_, "results"] => Err(Answer::method_not_allowed(method, "GET,POST,PATCH,DELETE")),
         _ => Err(Answer::not_found()),
     }
 }
 
-fn with_job(
-    world: &World,
-    id: &str,
-    act: impl FnOnce(&mut Job) -> Result<Answer, Answer>,
-) -> Result<Answer, Answer> {
+fn with_job(world: &World, id: &str, act: impl FnOnce(&mut Job) -> Result<Answer, Answer>) -> Result<Answer, Answer> {
     let mut jobs = world.jobs();
     act(jobs.query.get_mut(id).ok_or_else(Answer::not_found)?)
 }
@@ -97,9 +89,7 @@ fn create(world: &Arc<World>, call: &Call) -> Result<Answer, Answer> {
     let answer = Answer::json(200, show(world, &id, &job));
     jobs.query.insert(id.clone(), job);
     let shared = Arc::clone(world);
-    world
-        .tasks
-        .spawn(async move { process(&shared, &id).await });
+    world.tasks.spawn(async move { process(&shared, &id).await });
     Ok(answer)
 }
 
@@ -126,12 +116,7 @@ fn run(world: &World, job: &mut Job) -> Result<(), Problem> {
     let store = world.store();
     let found = find(&store, &job.query, job.operation == "queryAll")?;
     let (delimiter, end) = (job.dialect.delimiter, job.dialect.line_end());
-    csv::write(
-        &mut job.header,
-        found.fields.iter().map(String::as_str),
-        delimiter,
-        end,
-    );
+    csv::write(&mut job.header, found.fields.iter().map(String::as_str), delimiter, end);
     for place in &found.places {
         let mut words = Vec::with_capacity(found.fields.len());
         for field in &found.fields {
@@ -157,10 +142,7 @@ fn results(call: &Call, job: &Job) -> Result<Answer, Answer> {
         ));
     }
     let lost = || Answer::error(400, "INVALID_QUERY_LOCATOR", "invalid locator");
-    let from = match call
-        .parameter("locator")
-        .filter(|locator| !locator.is_empty())
-    {
+    let from = match call.parameter("locator").filter(|locator| !locator.is_empty()) {
         None => 0,
         Some(locator) => {
             let bytes = STANDARD.decode(locator).map_err(|_| lost())?;

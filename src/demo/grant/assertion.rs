@@ -78,11 +78,7 @@ fn decode(part: &str) -> Result<Value, Refusal> {
 }
 
 fn names_one_of(audience: &Value, accepted: &[String]) -> bool {
-    let named = |value: &Value| {
-        value
-            .as_str()
-            .is_some_and(|text| accepted.iter().any(|a| a == text))
-    };
+    let named = |value: &Value| value.as_str().is_some_and(|text| accepted.iter().any(|a| a == text));
     match audience {
         Value::Array(several) => several.iter().any(named),
         one => named(one),
@@ -142,32 +138,16 @@ mod tests {
         };
         let cases = [
             ("good", sign(&key, &rs256, &good), None),
-            (
-                "exp as a string",
-                with("exp", json!((NOW + 180).to_string())),
-                None,
-            ),
-            (
-                "exp five minutes ahead",
-                with("exp", json!(NOW + 300)),
-                None,
-            ),
-            (
-                "exp too far ahead",
-                with("exp", json!(NOW + 301)),
-                Some(EXPIRED),
-            ),
+            ("exp as a string", with("exp", json!((NOW + 180).to_string())), None),
+            ("exp five minutes ahead", with("exp", json!(NOW + 300)), None),
+            ("exp too far ahead", with("exp", json!(NOW + 301)), Some(EXPIRED)),
             (
                 "exp in milliseconds",
                 with("exp", json!((NOW + 180) * 1000)),
                 Some(EXPIRED),
             ),
             ("exp within the grace", with("exp", json!(NOW - 179)), None),
-            (
-                "exp after the grace",
-                with("exp", json!(NOW - 180)),
-                Some(EXPIRED),
-            ),
+            ("exp after the grace", with("exp", json!(NOW - 180)), Some(EXPIRED)),
             ("exp missing", with("exp", Value::Null), Some(EXPIRED)),
             (
                 "aud of another host",
@@ -184,22 +164,10 @@ mod tests {
                 with("aud", json!(["https://login.salesforce.com"])),
                 None,
             ),
-            (
-                "another user",
-                with("sub", json!("someone")),
-                Some(NOT_APPROVED),
-            ),
-            (
-                "prn wins",
-                with("prn", json!("someone")),
-                Some(NOT_APPROVED),
-            ),
+            ("another user", with("sub", json!("someone")), Some(NOT_APPROVED)),
+            ("prn wins", with("prn", json!("someone")), Some(NOT_APPROVED)),
             ("no user", with("sub", Value::Null), Some(MALFORMED)),
-            (
-                "unknown app",
-                with("iss", json!("other")),
-                Some(UNKNOWN_CLIENT),
-            ),
+            ("unknown app", with("iss", json!("other")), Some(UNKNOWN_CLIENT)),
             ("another key", sign(&other, &rs256, &good), Some(WRONG_KEY)),
             (
                 "another algorithm",

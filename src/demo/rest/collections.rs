@@ -21,9 +21,7 @@ pub(super) fn answer(world: &World, call: &Call, path: &[&str]) -> Result<Answer
     match *path {
         [] if method == Method::DELETE => delete(world, call),
         [] if method == Method::POST || method == Method::PATCH => write(world, call, None),
-        [object] if method == Method::GET || method == Method::POST => {
-            retrieve(world, call, object)
-        }
+        [object] if method == Method::GET || method == Method::POST => retrieve(world, call, object),
         [object, field] if method == Method::PATCH => write(world, call, Some((object, field))),
         [] | [_] | [_, _] => Err(Answer::method_not_allowed(method, "GET,POST,PATCH,DELETE")),
         _ => Err(Answer::not_found()),
@@ -33,20 +31,13 @@ pub(super) fn answer(world: &World, call: &Call, path: &[&str]) -> Result<Answer
 /// Create, update, or upsert by a field.
 fn write(world: &World, call: &Call, upsert_by: Option<(&str, &str)>) -> Result<Answer, Answer> {
     let body = call.json()?;
-    let records = body["records"].as_array().ok_or_else(|| {
-        Answer::error(
-            400,
-            "JSON_PARSER_ERROR",
-            "Unrecognized or missing field: records",
-        )
-    })?;
+    let records = body["records"]
+        .as_array()
+        .ok_or_else(|| Answer::error(400, "JSON_PARSER_ERROR", "Unrecognized or missing field: records"))?;
     let all_or_none = body["allOrNone"].as_bool().unwrap_or(false);
     let one = |store: &mut Store, record: &Value| -> Result<Value, Problem> {
         let Value::Object(values) = record else {
-            return Err(Problem::new(
-                "JSON_PARSER_ERROR",
-                "a record must be an object",
-            ));
+            return Err(Problem::new("JSON_PARSER_ERROR", "a record must be an object"));
         };
         write_one(world, store, values, call.method == Method::POST, upsert_by)
     };
@@ -64,34 +55,22 @@ fn write_one(
     let text = |name: &str| values.get(name).and_then(Value::as_str);
     let kind = values.get("attributes").and_then(|a| a["type"].as_str());
     let object = upsert_by.map(|(object, _)| object).or(kind);
-    let object = object.ok_or_else(|| {
-        Problem::new(
-            "INVALID_FIELD",
-            "The 'type' attribute is required on an sObject",
-        )
-    })?;
-    let table = store.table(object).ok_or_else(|| {
-        Problem::new(
-            "INVALID_TYPE",
-            format!("sObject type '{object}' is not supported."),
-        )
-    })?;
+    let object =
+        object.ok_or_else(|| Problem::new("INVALID_FIELD", "The 'type' attribute is required on an sObject"))?;
+    let table = store
+        .table(object)
+        .ok_or_else(|| Problem::new("INVALID_TYPE", format!("sObject type '{object}' is not supported.")))?;
     if let Some((_, field)) = upsert_by {
-        let value = text(field)
-            .ok_or_else(|| Problem::new("MISSING_ARGUMENT", format!("{field} not specified")))?;
+        let value = text(field).ok_or_else(|| Problem::new("MISSING_ARGUMENT", format!("{field} not specified")))?;
         let place = rows::locate(table, field, value)?;
         let (place, created) = rows::upsert(table, place, field, value, values, now)?;
-        return Ok(
-            json!({"id": table.id(place), "success": true, "errors": [], "created": created}),
-        );
+        return Ok(json!({"id": table.id(place), "success": true, "errors": [], "created": created}));
     }
     let place = if create {
         table.insert(values, now)?
     } else {
         let id = text("id").or(text("Id"));
-        let id = id.ok_or_else(|| {
-            Problem::new("MISSING_ARGUMENT", "Id not specified in an update call")
-        })?;
+        let id = id.ok_or_else(|| Problem::new("MISSING_ARGUMENT", "Id not specified in an update call"))?;
         let place = table.living(id)?;
         table.update(place, values, now)?;
         place
@@ -133,8 +112,7 @@ fn each(
     }
     let mut store = world.store();
     let before = all_or_none.then(|| store.clone());
-    let results: Vec<Result<Value, Problem>> =
-        items.iter().map(|item| one(&mut store, item)).collect();
+    let results: Vec<Result<Value, Problem>> = items.iter().map(|item| one(&mut store, item)).collect();
     let failed = results.iter().any(Result::is_err);
     if let Some(before) = before.filter(|_| failed) {
         *store = before;
@@ -162,10 +140,7 @@ fn retrieve(world: &World, call: &Call, object: &str) -> Result<Answer, Answer> 
     };
     let list = |name: &str| -> Vec<String> {
         match (&body[name], call.parameter(name)) {
-            (Value::Array(items), _) => items
-                .iter()
-                .filter_map(|i| i.as_str().map(str::to_owned))
-                .collect(),
+            (Value::Array(items), _) => items.iter().filter_map(|i| i.as_str().map(str::to_owned)).collect(),
             (_, Some(text)) => text.split(',').map(str::to_owned).collect(),
             _ => Vec::new(),
         }

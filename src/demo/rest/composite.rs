@@ -28,7 +28,9 @@ pub(super) fn composite(world: &Arc<World>, call: &Call) -> Result<Answer, Answe
         let (status, location) = (answer.status, location(&answer));
         let body = answer.value();
         bodies.insert(reference.clone(), body.clone());
-        results.push(json!({"body": body, "httpHeaders": location, "httpStatusCode": status.as_u16(), "referenceId": reference}));
+        results.push(
+            json!({"body": body, "httpHeaders": location, "httpStatusCode": status.as_u16(), "referenceId": reference}),
+        );
     }
     let failed = |result: &Value| result["httpStatusCode"].as_u64().is_some_and(|s| s >= 400);
     if let Some(before) = before.filter(|_| results.iter().any(failed)) {
@@ -50,7 +52,8 @@ pub(super) fn batch(world: &Arc<World>, call: &Call) -> Result<Answer, Answer> {
     let mut results = Vec::new();
     for request in calls(&body, "batchRequests")? {
         if failed && halt {
-            let halted = json!([{"errorCode": "BATCH_PROCESSING_HALTED", "message": "Batch processing halted per request"}]);
+            let halted =
+                json!([{"errorCode": "BATCH_PROCESSING_HALTED", "message": "Batch processing halted per request"}]);
             results.push(json!({"statusCode": 412, "result": halted}));
             continue;
         }
@@ -58,10 +61,7 @@ pub(super) fn batch(world: &Arc<World>, call: &Call) -> Result<Answer, Answer> {
         failed |= answer.status.as_u16() >= 400;
         results.push(json!({"statusCode": answer.status.as_u16(), "result": answer.value()}));
     }
-    Ok(Answer::json(
-        200,
-        json!({"hasErrors": failed, "results": results}),
-    ))
+    Ok(Answer::json(200, json!({"hasErrors": failed, "results": results})))
 }
 
 /// Rows of one object, without children; all or none.
@@ -80,22 +80,14 @@ pub(super) fn tree(world: &World, call: &Call, object: &str) -> Result<Answer, A
         let values = record.as_object().cloned().unwrap_or_default();
         match table.insert(&values, now) {
             Ok(place) => made.push(json!({"referenceId": reference, "id": table.id(place)})),
-            Err(problem) => {
-                errors.push(json!({"referenceId": reference, "errors": [problem.to_result()]}))
-            }
+            Err(problem) => errors.push(json!({"referenceId": reference, "errors": [problem.to_result()]})),
         }
     }
     if errors.is_empty() {
-        return Ok(Answer::json(
-            201,
-            json!({"hasErrors": false, "results": made}),
-        ));
+        return Ok(Answer::json(201, json!({"hasErrors": false, "results": made})));
     }
     *store = before;
-    Ok(Answer::json(
-        400,
-        json!({"hasErrors": true, "results": errors}),
-    ))
+    Ok(Answer::json(400, json!({"hasErrors": true, "results": errors})))
 }
 
 fn calls<'a>(body: &'a Value, name: &str) -> Result<&'a Vec<Value>, Answer> {
@@ -126,10 +118,7 @@ fn run(
             Value::Null => Bytes::new(),
             value => resolve(&value.to_string())?.into(),
         };
-        let method = request["method"]
-            .as_str()
-            .unwrap_or("GET")
-            .to_ascii_uppercase();
+        let method = request["method"].as_str().unwrap_or("GET").to_ascii_uppercase();
         let method = Method::from_bytes(method.as_bytes()).unwrap_or(Method::GET);
         let url = url.trim_start_matches('/');
         let rest = url.strip_prefix("services/data/").unwrap_or(url);
@@ -156,27 +145,21 @@ fn resolve(text: &str, bodies: &Map<String, Value>) -> Result<String, Answer> {
             Answer::error(
                 400,
                 "PROCESSING_HALTED",
-                "Invalid reference specified. No value for ".to_owned()
-                    + after.split('}').next().unwrap_or(""),
+                "Invalid reference specified. No value for ".to_owned() + after.split('}').next().unwrap_or(""),
             )
         };
         let (path, behind) = after.split_once('}').ok_or_else(unknown)?;
         let (reference, field) = path.split_once('.').ok_or_else(unknown)?;
         let pointer = format!(
             "/{}",
-            field
-                .replace("].", "/")
-                .replace(['.', '['], "/")
-                .replace(']', "")
+            field.replace("].", "/").replace(['.', '['], "/").replace(']', "")
         );
         let value = bodies
             .get(reference)
             .and_then(|body| body.pointer(&pointer))
             .ok_or_else(unknown)?;
         out += before;
-        out += &value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
+        out += &value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         rest = behind;
     }
     Ok(out + rest)

@@ -19,32 +19,15 @@ use crate::demo::{
 pub(super) fn create(world: &World, call: &Call) -> Result<Answer, Answer> {
     let kind = call.header("content-type").unwrap_or("").to_owned();
     let (mut values, file) = match kind.split_once("boundary=") {
-        Some((start, boundary))
-            if start
-                .to_ascii_lowercase()
-                .starts_with("multipart/form-data") =>
-        {
-            let boundary = boundary
-                .split(';')
-                .next()
-                .unwrap_or("")
-                .trim()
-                .trim_matches('"');
-            multipart(&call.body, boundary).ok_or_else(|| {
-                Answer::error(
-                    400,
-                    "INVALID_MULTIPART_REQUEST",
-                    "Multipart message is missing a part",
-                )
-            })?
+        Some((start, boundary)) if start.to_ascii_lowercase().starts_with("multipart/form-data") => {
+            let boundary = boundary.split(';').next().unwrap_or("").trim().trim_matches('"');
+            multipart(&call.body, boundary)
+                .ok_or_else(|| Answer::error(400, "INVALID_MULTIPART_REQUEST", "Multipart message is missing a part"))?
         }
         _ => {
             let mut values = rows::object_body(call)?;
             let coded = values.remove("VersionData");
-            let file = coded
-                .as_ref()
-                .and_then(Value::as_str)
-                .map(|text| STANDARD.decode(text));
+            let file = coded.as_ref().and_then(Value::as_str).map(|text| STANDARD.decode(text));
             match file {
                 Some(Ok(file)) => (values, Bytes::from(file)),
                 _ => {
@@ -61,9 +44,7 @@ pub(super) fn create(world: &World, call: &Call) -> Result<Answer, Answer> {
     values.insert("ContentSize".into(), json!(file.len()));
     let now = world.now();
     let mut store = world.store();
-    let table = store
-        .table("ContentVersion")
-        .ok_or_else(Answer::not_found)?;
+    let table = store.table("ContentVersion").ok_or_else(Answer::not_found)?;
     let place = table.insert(&values, now)?;
     let link = Map::from_iter([
         ("ContentDocumentId".to_owned(), json!(id18("069", place))),
@@ -120,9 +101,7 @@ fn position(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     let mut from = 0;
     loop {
         // Skipping to the first byte keeps a debug build quick.
-        from += haystack[from..]
-            .iter()
-            .position(|byte| *byte == needle[0])?;
+        from += haystack[from..].iter().position(|byte| *byte == needle[0])?;
         if haystack[from..].starts_with(needle) {
             return Some(from);
         }

@@ -88,11 +88,7 @@ fn next_page(world: &World, call: &Call, locator: &str) -> Result<Answer, Answer
     let (name, offset) = locator.rsplit_once('-').ok_or_else(lost)?;
     let offset: usize = offset.parse().map_err(|_| lost())?;
     let cursors = world.cursors();
-    let (_, records, size) = cursors
-        .open
-        .iter()
-        .find(|(open, ..)| open == name)
-        .ok_or_else(lost)?;
+    let (_, records, size) = cursors.open.iter().find(|(open, ..)| open == name).ok_or_else(lost)?;
     if offset >= records.len() {
         return Err(lost());
     }
@@ -120,11 +116,7 @@ fn batch_size(call: &Call) -> usize {
 }
 
 /// Runs a query.
-pub(crate) fn find<'a>(
-    store: &'a Store,
-    query: &Query,
-    deleted_too: bool,
-) -> Result<Found<'a>, Problem> {
+pub(crate) fn find<'a>(store: &'a Store, query: &Query, deleted_too: bool) -> Result<Found<'a>, Problem> {
     let table = store.read(&query.object).ok_or_else(|| {
         let message = format!("sObject type '{}' is not supported. If you are attempting to use a custom object, be sure to append the '__c' after the entity name.", query.object);
         Problem::new("INVALID_TYPE", message)
@@ -163,30 +155,16 @@ pub(crate) fn find<'a>(
         .skip(query.offset)
         .take(query.limit.unwrap_or(usize::MAX))
         .collect();
-    Ok(Found {
-        table,
-        places,
-        fields,
-    })
+    Ok(Found { table, places, fields })
 }
 
 /// Whether there is such a field; of a parent's only the relationship is looked at.
 fn check(table: &Table, field: &str) -> Result<(), Problem> {
     let known = match field.split_once('.') {
         Some((relation, _)) => table.object.parent(relation).is_some(),
-        None => {
-            table.object.field(field).is_some()
-                || table
-                    .object
-                    .all_fields()
-                    .any(|f| f.eq_ignore_ascii_case(field))
-        }
+        None => table.object.field(field).is_some() || table.object.all_fields().any(|f| f.eq_ignore_ascii_case(field)),
     };
-    if known {
-        Ok(())
-    } else {
-        Err(table.no_such_field(field))
-    }
+    if known { Ok(()) } else { Err(table.no_such_field(field)) }
 }
 
 struct SortKey(Value);
@@ -237,11 +215,7 @@ fn search(world: &World, call: &Call) -> Result<Answer, Answer> {
         Some(text) => text.to_owned(),
         None if call.method == Method::POST => call.json()?["q"].as_str().unwrap_or("").to_owned(),
         None => {
-            return Err(Answer::error(
-                400,
-                "MALFORMED_SEARCH",
-                "No search term found",
-            ));
+            return Err(Answer::error(400, "MALFORMED_SEARCH", "No search term found"));
         }
     };
     let word = match (text.find('{'), text.find('}')) {
@@ -257,12 +231,10 @@ fn search(world: &World, call: &Call) -> Result<Answer, Answer> {
         };
         for (place, _) in table.rows().filter(|(_, row)| !row.deleted) {
             let name = table.value(place, field)?;
-            if !word.is_empty()
-                && name
-                    .as_str()
-                    .is_some_and(|name| name.to_lowercase().contains(&word))
-            {
-                records.push(json!({"attributes": attributes(table, place, &call.base()), "Id": table.id(place), field: name}));
+            if !word.is_empty() && name.as_str().is_some_and(|name| name.to_lowercase().contains(&word)) {
+                records.push(
+                    json!({"attributes": attributes(table, place, &call.base()), "Id": table.id(place), field: name}),
+                );
             }
         }
     }

@@ -49,10 +49,7 @@ fn one_object(world: &World, call: &Call, object: &str) -> Result<Answer, Answer
     match call.method {
         Method::GET => {
             let summary = table.object.summary(&call.base());
-            Ok(Answer::json(
-                200,
-                json!({"objectDescribe": summary, "recentItems": []}),
-            ))
+            Ok(Answer::json(200, json!({"objectDescribe": summary, "recentItems": []})))
         }
         Method::POST => {
             let values = object_body(call)?;
@@ -82,20 +79,11 @@ fn one_row(world: &World, call: &Call, object: &str, id: &str) -> Result<Answer,
             table.delete(place, now);
             Ok(Answer::empty(204))
         }
-        _ => Err(Answer::method_not_allowed(
-            &call.method,
-            "HEAD,GET,PATCH,DELETE",
-        )),
+        _ => Err(Answer::method_not_allowed(&call.method, "HEAD,GET,PATCH,DELETE")),
     }
 }
 
-fn external(
-    world: &World,
-    call: &Call,
-    object: &str,
-    field: &str,
-    value: &str,
-) -> Result<Answer, Answer> {
+fn external(world: &World, call: &Call, object: &str, field: &str, value: &str) -> Result<Answer, Answer> {
     let now = world.now();
     let mut store = world.store();
     let table = store.table(object).ok_or_else(Answer::not_found)?;
@@ -106,8 +94,7 @@ fn external(
     }
     match (&call.method, place) {
         (&Method::PATCH, place) => {
-            let (place, was_created) =
-                upsert(table, place, field, value, &object_body(call)?, now)?;
+            let (place, was_created) = upsert(table, place, field, value, &object_body(call)?, now)?;
             Ok(Answer::json(
                 if was_created { 201 } else { 200 },
                 json!({"id": table.id(place), "success": true, "errors": [], "created": was_created}),
@@ -118,10 +105,7 @@ fn external(
             Ok(Answer::empty(204))
         }
         (&Method::DELETE, None) => Err(Answer::not_found()),
-        _ => Err(Answer::method_not_allowed(
-            &call.method,
-            "HEAD,GET,PATCH,DELETE",
-        )),
+        _ => Err(Answer::method_not_allowed(&call.method, "HEAD,GET,PATCH,DELETE")),
     }
 }
 

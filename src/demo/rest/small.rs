@@ -83,7 +83,8 @@ pub(super) fn graphql(world: &World, call: &Call) -> Result<Answer, Answer> {
         return Err(Answer::method_not_allowed(&call.method, "POST"));
     }
     if call.json()?["query"].as_str().is_none() {
-        let error = json!({"message": "query is required", "locations": [], "extensions": {"ErrorType": "ValidationError"}});
+        let error =
+            json!({"message": "query is required", "locations": [], "extensions": {"ErrorType": "ValidationError"}});
         return Ok(Answer::json(400, json!({"data": {}, "errors": [error]})));
     }
     let store = world.store();

@@ -17,11 +17,7 @@ impl Reader {
         let fields = self.fields()?;
         self.keyword("FROM")?;
         let object = self.name()?;
-        let filter = if self.eat("WHERE") {
-            Some(self.any_of()?)
-        } else {
-            None
-        };
+        let filter = if self.eat("WHERE") { Some(self.any_of()?) } else { None };
         let mut order = None;
         if self.eat("ORDER") {
             self.keyword("BY")?;
@@ -32,16 +28,8 @@ impl Reader {
             }
             order = Some((field, down));
         }
-        let limit = if self.eat("LIMIT") {
-            Some(self.number()?)
-        } else {
-            None
-        };
-        let offset = if self.eat("OFFSET") {
-            self.number()?
-        } else {
-            0
-        };
+        let limit = if self.eat("LIMIT") { Some(self.number()?) } else { None };
+        let offset = if self.eat("OFFSET") { self.number()? } else { 0 };
         Ok(Query {
             fields,
             object,
@@ -57,11 +45,7 @@ impl Reader {
         loop {
             let name = self.name()?;
             if self.sign("(") {
-                let inside = if self.sign(")") {
-                    None
-                } else {
-                    Some(self.name()?)
-                };
+                let inside = if self.sign(")") { None } else { Some(self.name()?) };
                 if inside.is_some() && !self.sign(")") {
                     return Err(self.here());
                 }
@@ -97,11 +81,7 @@ impl Reader {
     fn test(&mut self) -> Result<Filter, String> {
         if self.sign("(") {
             let inside = self.any_of()?;
-            return if self.sign(")") {
-                Ok(inside)
-            } else {
-                Err(self.here())
-            };
+            return if self.sign(")") { Ok(inside) } else { Err(self.here()) };
         }
         let field = self.name()?;
         if self.eat("IN") {
@@ -123,11 +103,7 @@ impl Reader {
                 }
             }
         }
-        let op = if self.eat("LIKE") {
-            Op::Like
-        } else {
-            self.operator()?
-        };
+        let op = if self.eat("LIKE") { Op::Like } else { self.operator()? };
         let value = self.value()?;
         Ok(Filter::Test { field, op, value })
     }
@@ -175,16 +151,11 @@ impl Reader {
     }
 
     fn keyword(&mut self, word: &str) -> Result<(), String> {
-        if self.eat(word) {
-            Ok(())
-        } else {
-            Err(self.here())
-        }
+        if self.eat(word) { Ok(()) } else { Err(self.here()) }
     }
 
     fn eat(&mut self, word: &str) -> bool {
-        let found =
-            matches!(self.peek(), Some(Word::Name(name)) if name.eq_ignore_ascii_case(word));
+        let found = matches!(self.peek(), Some(Word::Name(name)) if name.eq_ignore_ascii_case(word));
         self.at += usize::from(found);
         found
     }

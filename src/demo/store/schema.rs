@@ -109,10 +109,7 @@ pub(crate) static OBJECTS: &[Object] = &[
     Object {
         name: "User",
         prefix: "005",
-        fields: &[
-            required("Username", Kind::Text(80)),
-            field("Name", Kind::Text(121)),
-        ],
+        fields: &[required("Username", Kind::Text(80)), field("Name", Kind::Text(121))],
     },
     Object {
         name: "Organization",
@@ -135,9 +132,7 @@ const SYSTEM: [(&str, &str); 5] = [
 
 impl Object {
     pub(crate) fn field(&self, name: &str) -> Option<usize> {
-        self.fields
-            .iter()
-            .position(|f| f.name.eq_ignore_ascii_case(name))
+        self.fields.iter().position(|f| f.name.eq_ignore_ascii_case(name))
     }
 
     pub(crate) fn all_fields(&self) -> impl Iterator<Item = &'static str> + use<> {
@@ -148,12 +143,7 @@ impl Object {
     /// The field behind a relationship's name, and the object it leads to.
     pub(crate) fn parent(&self, relation: &str) -> Option<(&'static str, &'static str)> {
         self.fields.iter().find_map(|field| match field.kind {
-            Kind::Parent(target)
-                if field
-                    .name
-                    .trim_end_matches("Id")
-                    .eq_ignore_ascii_case(relation) =>
-            {
+            Kind::Parent(target) if field.name.trim_end_matches("Id").eq_ignore_ascii_case(relation) => {
                 Some((field.name, target))
             }
             _ => None,

@@ -66,9 +66,7 @@ impl Table {
                 "NOT_FOUND",
                 "Provided external ID field does not exist or is not accessible: ".to_owned() + id,
             )),
-            Some(place) if self.rows[place].deleted => {
-                Err(Problem::new("ENTITY_IS_DELETED", "entity is deleted"))
-            }
+            Some(place) if self.rows[place].deleted => Err(Problem::new("ENTITY_IS_DELETED", "entity is deleted")),
             Some(place) => Ok(place),
         }
     }
@@ -89,29 +87,18 @@ impl Table {
         if let Some(value) = system {
             return Ok(value);
         }
-        let at = self
-            .object
-            .field(field)
-            .ok_or_else(|| self.no_such_field(field))?;
+        let at = self.object.field(field).ok_or_else(|| self.no_such_field(field))?;
         Ok(row.values[at].clone())
     }
 
-    pub(crate) fn insert(
-        &mut self,
-        values: &Map<String, Value>,
-        now: SystemTime,
-    ) -> Result<usize, Problem> {
+    pub(crate) fn insert(&mut self, values: &Map<String, Value>, now: SystemTime) -> Result<usize, Problem> {
         let mut row = vec![Value::Null; self.object.fields.len()];
         self.apply(&mut row, values)?;
         self.insert_row(row, now)
     }
 
     /// Values in the order of the object's fields, already of their kinds.
-    pub(crate) fn insert_row(
-        &mut self,
-        mut values: Vec<Value>,
-        now: SystemTime,
-    ) -> Result<usize, Problem> {
+    pub(crate) fn insert_row(&mut self, mut values: Vec<Value>, now: SystemTime) -> Result<usize, Problem> {
         let fields = self.object.fields;
         let missing: Vec<String> = fields
             .iter()
@@ -143,24 +130,14 @@ impl Table {
         Ok(place)
     }
 
-    pub(crate) fn update(
-        &mut self,
-        place: usize,
-        values: &Map<String, Value>,
-        now: SystemTime,
-    ) -> Result<(), Problem> {
+    pub(crate) fn update(&mut self, place: usize, values: &Map<String, Value>, now: SystemTime) -> Result<(), Problem> {
         let mut row = self.rows[place].values.clone();
         self.apply(&mut row, values)?;
         self.update_row(place, row, now)
     }
 
     /// The whole row anew.
-    pub(crate) fn update_row(
-        &mut self,
-        place: usize,
-        values: Vec<Value>,
-        now: SystemTime,
-    ) -> Result<(), Problem> {
+    pub(crate) fn update_row(&mut self, place: usize, values: Vec<Value>, now: SystemTime) -> Result<(), Problem> {
         self.claim_external(place, &values)?;
         let row = &mut self.rows[place];
         row.values = values;
@@ -203,10 +180,7 @@ impl Table {
             if name == "attributes" || name.eq_ignore_ascii_case("id") {
                 continue;
             }
-            let at = self
-                .object
-                .field(name)
-                .ok_or_else(|| self.no_such_field(name))?;
+            let at = self.object.field(name).ok_or_else(|| self.no_such_field(name))?;
             row[at] = self.object.fields[at].accept(value)?;
         }
         Ok(())
@@ -234,9 +208,7 @@ impl Table {
                 let owner = self.id(*owner);
                 Err(Problem::new(
                     "DUPLICATE_VALUE",
-                    format!(
-                        "duplicate value found: {field} duplicates value on record with id: {owner}"
-                    ),
+                    format!("duplicate value found: {field} duplicates value on record with id: {owner}"),
                 ))
             }
             None => {

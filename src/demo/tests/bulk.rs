@@ -12,10 +12,7 @@ async fn job_of(practice: &Practice, token: &str, kind: &str, body: Value) -> St
         .send(Method::POST, &format!("{DATA}/jobs/{kind}"), token, body)
         .await;
     assert_eq!(answer.status, 200, "{}", answer.text);
-    format!(
-        "{DATA}/jobs/{kind}/{}",
-        answer.json()["id"].as_str().unwrap()
-    )
+    format!("{DATA}/jobs/{kind}/{}", answer.json()["id"].as_str().unwrap())
 }
 
 async fn finished(practice: &Practice, token: &str, job: &str) -> Value {
@@ -36,12 +33,7 @@ async fn ingest(practice: &Practice, token: &str, job_body: Value, csv: String) 
         .header("content-type", "text/csv");
     assert_eq!(got(upload.body(csv)).await.status, 201);
     let closed = practice
-        .send(
-            Method::PATCH,
-            &job,
-            token,
-            json!({"state": "UploadComplete"}),
-        )
+        .send(Method::PATCH, &job, token, json!({"state": "UploadComplete"}))
         .await;
     assert_eq!(closed.json()["state"], "UploadComplete");
     let state = finished(practice, token, &job).await;
@@ -81,9 +73,7 @@ async fn fifty_thousand_rows_go_in_quickly_and_come_out_in_pages() {
     assert!(took < Duration::from_secs(4), "{took:?}");
     println!("50,000 rows in {took:?}");
 
-    let good = practice
-        .get(&format!("{job}/successfulResults"), &token)
-        .await;
+    let good = practice.get(&format!("{job}/successfulResults"), &token).await;
     assert_eq!(good.header("sforce-numberofrecords"), Some("50000"));
     let good = lines(&good);
     assert_eq!(good.len(), 50_001);
@@ -92,8 +82,7 @@ async fn fifty_thousand_rows_go_in_quickly_and_come_out_in_pages() {
         "\"sf__Id\",\"sf__Created\",\"Name\",\"Industry\",\"AnnualRevenue\",\"External_Id__c\""
     );
     assert!(
-        good[1].starts_with("\"001")
-            && good[1].ends_with("\"true\",\"Bulk, 0\",\"Energy\",\"0\",\"B-0\""),
+        good[1].starts_with("\"001") && good[1].ends_with("\"true\",\"Bulk, 0\",\"Energy\",\"0\",\"B-0\""),
         "{}",
         good[1]
     );
@@ -112,17 +101,10 @@ async fn fifty_thousand_rows_go_in_quickly_and_come_out_in_pages() {
     let (mut locator, mut rows, mut pages) = (String::new(), 0, 0);
     while locator != "null" {
         let page = practice
-            .get(
-                &format!("{query}/results?maxRecords=20000&locator={locator}"),
-                &token,
-            )
+            .get(&format!("{query}/results?maxRecords=20000&locator={locator}"), &token)
             .await;
         assert_eq!(lines(&page)[0], "\"Id\",\"Name\"");
-        let count: usize = page
-            .header("sforce-numberofrecords")
-            .unwrap()
-            .parse()
-            .unwrap();
+        let count: usize = page.header("sforce-numberofrecords").unwrap().parse().unwrap();
         assert_eq!(lines(&page).len(), count + 1);
         rows += count;
         pages += 1;
@@ -136,28 +118,20 @@ async fn fifty_thousand_rows_go_in_quickly_and_come_out_in_pages() {
 async fn bad_rows_fail_alone_and_the_others_go_in() {
     let practice = start(|_| {}).await;
     let token = practice.token().await;
-    let csv = "External_Id__c;Name;AnnualRevenue\r\nA-0001;Renamed;5\r\nN-1;New;6\r\nN-2;;7\r\nN-3;Bad;many\r\n;NoId;1\r\n";
+    let csv =
+        "External_Id__c;Name;AnnualRevenue\r\nA-0001;Renamed;5\r\nN-1;New;6\r\nN-2;;7\r\nN-3;Bad;many\r\n;NoId;1\r\n";
     let body = json!({"object": "Account", "operation": "upsert", "externalIdFieldName": "External_Id__c", "columnDelimiter": "SEMICOLON", "lineEnding": "CRLF"});
     let (job, state) = ingest(&practice, &token, body, csv.into()).await;
     assert_eq!(
-        (
-            &state["numberRecordsProcessed"],
-            &state["numberRecordsFailed"]
-        ),
+        (&state["numberRecordsProcessed"], &state["numberRecordsFailed"]),
         (&json!(5), &json!(3))
     );
-    let good = practice
-        .get(&format!("{job}/successfulResults"), &token)
-        .await
-        .text;
+    let good = practice.get(&format!("{job}/successfulResults"), &token).await.text;
     assert!(
         good.contains("\"false\";\"A-0001\"") && good.contains("\"true\";\"N-1\""),
         "{good}"
     );
-    let bad = practice
-        .get(&format!("{job}/failedResults"), &token)
-        .await
-        .text;
+    let bad = practice.get(&format!("{job}/failedResults"), &token).await.text;
     for part in [
         "REQUIRED_FIELD_MISSING:Required fields are missing: [Name]:Name --",
         "INVALID_TYPE_ON_FIELD_IN_RECORD",
@@ -165,15 +139,10 @@ async fn bad_rows_fail_alone_and_the_others_go_in() {
     ] {
         assert!(bad.contains(part), "{part} in {bad}");
     }
-    let rest = practice
-        .get(&format!("{job}/unprocessedrecords"), &token)
-        .await;
+    let rest = practice.get(&format!("{job}/unprocessedrecords"), &token).await;
     assert_eq!(lines(&rest).len(), 1);
     let row = practice
-        .get(
-            &format!("{DATA}/sobjects/Account/External_Id__c/A-0001"),
-            &token,
-        )
+        .get(&format!("{DATA}/sobjects/Account/External_Id__c/A-0001"), &token)
         .await
         .json();
     assert_eq!(row["Name"], "Renamed");
@@ -197,10 +166,7 @@ async fn rows_are_updated_and_deleted_by_id() {
     )
     .await;
     let row = practice.get(&path, &token).await.json();
-    assert_eq!(
-        (&row["Phone"], &row["Industry"]),
-        (&Value::Null, &json!("Retail"))
-    );
+    assert_eq!((&row["Phone"], &row["Industry"]), (&Value::Null, &json!("Retail")));
     let (_, state) = ingest(
         &practice,
         &token,
@@ -223,9 +189,7 @@ async fn a_job_that_cannot_be_says_why() {
         json!({"object": "Account"}),
         json!({"object": "Account", "operation": "upsert"}),
     ] {
-        let refused = practice
-            .send(Method::POST, &ingest_path, &token, body)
-            .await;
+        let refused = practice.send(Method::POST, &ingest_path, &token, body).await;
         assert_eq!(
             (refused.status, &refused.json()[0]["errorCode"]),
             (400, &json!("INVALIDJOB"))
@@ -239,13 +203,8 @@ async fn a_job_that_cannot_be_says_why() {
     )
     .await;
     assert_eq!(state["state"], "Failed");
-    assert_eq!(
-        state["errorMessage"],
-        "InvalidBatch : Field name not found : Wrong"
-    );
-    let rest = practice
-        .get(&format!("{job}/unprocessedrecords"), &token)
-        .await;
+    assert_eq!(state["errorMessage"], "InvalidBatch : Field name not found : Wrong");
+    let rest = practice.get(&format!("{job}/unprocessedrecords"), &token).await;
     assert_eq!(rest.text, "Name,Wrong\na,b\n");
     assert_eq!(
         practice
@@ -255,12 +214,7 @@ async fn a_job_that_cannot_be_says_why() {
         404
     );
     let again = practice
-        .send(
-            Method::PATCH,
-            &job,
-            &token,
-            json!({"state": "UploadComplete"}),
-        )
+        .send(Method::PATCH, &job, &token, json!({"state": "UploadComplete"}))
         .await;
     assert_eq!(again.json()[0]["errorCode"], "INVALIDJOBSTATE");
     practice.stop().await;

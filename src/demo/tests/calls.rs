@@ -74,11 +74,7 @@ async fn a_401_comes_in_xml_and_compressed_when_asked_for() {
             .send()
             .await
             .unwrap();
-        assert_eq!(
-            response.headers()["content-encoding"],
-            encoding,
-            "{accepted}"
-        );
+        assert_eq!(response.headers()["content-encoding"], encoding, "{accepted}");
         let bytes = response.bytes().await.unwrap();
         let mut text = String::new();
         match encoding {
@@ -105,10 +101,7 @@ async fn answers_carry_salesforces_headers() {
             Some(format!("api-usage={n}/15000").as_str())
         );
         assert_eq!(answer.header("server"), Some("sfdcedge"));
-        assert_eq!(
-            answer.header("x-sfdc-request-id"),
-            answer.header("x-request-id")
-        );
+        assert_eq!(answer.header("x-sfdc-request-id"), answer.header("x-request-id"));
         assert!(answer.header("strict-transport-security").is_some());
         assert_eq!(answer.header("content-length"), None, "chunked");
         let cookies: Vec<_> = answer
@@ -119,9 +112,9 @@ async fn answers_carry_salesforces_headers() {
             .collect();
         assert_eq!(cookies.len(), 3);
         assert!(
-            cookies.iter().any(|c| c.starts_with("BrowserId=")
-                && c.contains("domain=.salesforce.com")
-                && c.ends_with("Secure")),
+            cookies
+                .iter()
+                .any(|c| c.starts_with("BrowserId=") && c.contains("domain=.salesforce.com") && c.ends_with("Secure")),
             "{cookies:?}"
         );
     }
@@ -129,10 +122,7 @@ async fn answers_carry_salesforces_headers() {
         .client
         .get(format!("{}/services/data/", practice.org.base_url())))
     .await;
-    assert_eq!(
-        (versions.status, versions.header("sforce-limit-info")),
-        (200, None)
-    );
+    assert_eq!((versions.status, versions.header("sforce-limit-info")), (200, None));
     let versions = versions.json();
     assert_eq!(
         versions[35],
@@ -157,10 +147,7 @@ async fn answers_carry_salesforces_headers() {
             "{version}"
         );
     }
-    assert_eq!(
-        practice.get("/secur/frontdoor.jsp", &token).await.status,
-        404
-    );
+    assert_eq!(practice.get("/secur/frontdoor.jsp", &token).await.status, 404);
     practice.stop().await;
 }
 
@@ -195,9 +182,7 @@ async fn apex_echoes_and_bends_http() {
     let own = practice.get(&apex("own401"), &token).await;
     assert_eq!((own.status, own.json().is_object()), (401, true));
     for count in [0, 1, 65_536, 1_000_001] {
-        let answer = practice
-            .get(&apex(&format!("practice/bytes/{count}")), &token)
-            .await;
+        let answer = practice.get(&apex(&format!("practice/bytes/{count}")), &token).await;
         assert_eq!(
             (answer.text.len(), answer.header("content-length")),
             (count, Some(count.to_string().as_str()))
@@ -209,25 +194,11 @@ async fn apex_echoes_and_bends_http() {
         .body(body.clone()))
     .await
     .json();
-    let hash = crate::demo::record::hex(
-        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body).as_ref(),
-    );
+    let hash = crate::demo::record::hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body).as_ref());
     assert_eq!(sink, json!({"bytes": 3_000_000, "sha256": hash}));
     assert_eq!(practice.org.requests(1)[0].body_sha256, hash);
-    assert_eq!(
-        practice
-            .get(&apex("practice/silent/0.05"), &token)
-            .await
-            .status,
-        200
-    );
-    assert_eq!(
-        practice
-            .get(&apex("practice/status/418"), &token)
-            .await
-            .status,
-        418
-    );
+    assert_eq!(practice.get(&apex("practice/silent/0.05"), &token).await.status, 200);
+    assert_eq!(practice.get(&apex("practice/status/418"), &token).await.status, 418);
     assert_eq!(
         practice
             .get(&apex("practice/cookies"), &token)
@@ -241,29 +212,17 @@ async fn apex_echoes_and_bends_http() {
     let redirect = practice.get(&apex("practice/redirect"), &token).await;
     assert_eq!(
         (redirect.status, redirect.header("location").unwrap()),
-        (
-            302,
-            format!("{}{}", practice.org.base_url(), apex("echo")).as_str()
-        )
+        (302, format!("{}{}", practice.org.base_url(), apex("echo")).as_str())
     );
-    let seen = practice
-        .get(&apex("practice/headers?q=%2F%41"), &token)
-        .await;
-    assert_eq!(
-        seen.json()["target"],
-        "/services/apexrest/practice/headers?q=%2F%41"
-    );
+    let seen = practice.get(&apex("practice/headers?q=%2F%41"), &token).await;
+    assert_eq!(seen.json()["target"], "/services/apexrest/practice/headers?q=%2F%41");
     assert!(
         !seen.text.contains(&token) && seen.text.contains("Bearer sha256:"),
         "{}",
         seen.text
     );
     for path in ["echo", "practice/bytes/1", "practice/sink"] {
-        assert_eq!(
-            practice.get(&apex(path), "dead").await.status,
-            401,
-            "{path}"
-        );
+        assert_eq!(practice.get(&apex(path), "dead").await.status, 401, "{path}");
     }
     practice.stop().await;
 }
@@ -297,9 +256,7 @@ async fn answer_before_the_end(practice: &Practice) -> Option<u16> {
         .header("host", "localhost")
         .header("authorization", "Bearer dead");
     let answer = sender.send_request(request.body(Endless).unwrap());
-    let answer = tokio::time::timeout(Duration::from_millis(400), answer)
-        .await
-        .ok()?;
+    let answer = tokio::time::timeout(Duration::from_millis(400), answer).await.ok()?;
     Some(answer.unwrap().status().as_u16())
 }
 
@@ -326,10 +283,7 @@ enum Sender {
 async fn open(practice: &Practice, alpn: &[u8]) -> (Sender, tokio::task::JoinSet<()>) {
     let mut config = tls(&practice.org);
     config.alpn_protocols = vec![alpn.to_vec()];
-    let address = practice
-        .org
-        .base_url()
-        .replace("https://localhost", "127.0.0.1");
+    let address = practice.org.base_url().replace("https://localhost", "127.0.0.1");
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
         .connect("localhost".try_into().unwrap(), stream)
@@ -339,10 +293,9 @@ async fn open(practice: &Practice, alpn: &[u8]) -> (Sender, tokio::task::JoinSet
     let io = hyper_util::rt::TokioIo::new(stream);
     let mut tasks = tokio::task::JoinSet::new();
     let sender = if alpn == b"h2" {
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io)
-                .await
-                .unwrap();
+        let (sender, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io)
+            .await
+            .unwrap();
         tasks.spawn(async move { connection.await.unwrap_or(()) });
         Sender::Two(sender)
     } else {
@@ -391,9 +344,19 @@ async fn plain_http_works_on_loopback() {
     let practice = start(|settings| settings.plain_http = true).await;
     assert!(practice.org.base_url().starts_with("http://localhost:"));
     let token = practice.token().await;
-    assert_eq!(
-        practice.get(&format!("{DATA}/limits"), &token).await.status,
-        200
-    );
+    assert_eq!(practice.get(&format!("{DATA}/limits"), &token).await.status, 200);
+    practice.stop().await;
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told() {
+    let practice = start(|_| {}).await;
+    let (_, port) = practice.org.base_url().rsplit_once(':').unwrap();
+    let settings = crate::demo::Settings {
+        port: port.parse().unwrap(),
+        ..crate::demo::Settings::default()
+    };
+    let error = crate::demo::Org::start(settings).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot listen on port {port}"));
     practice.stop().await;
 }

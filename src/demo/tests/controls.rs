@@ -20,14 +20,8 @@ async fn revoke_ends_all_sessions() {
     let practice = start(|_| {}).await;
     let token = practice.token().await;
     practice.secret_login().await;
-    assert_eq!(
-        practice.control("revoke", json!({})).await,
-        json!({"revoked": 2})
-    );
-    assert_eq!(
-        practice.get(&format!("{DATA}/limits"), &token).await.status,
-        401
-    );
+    assert_eq!(practice.control("revoke", json!({})).await, json!({"revoked": 2}));
+    assert_eq!(practice.get(&format!("{DATA}/limits"), &token).await.status, 401);
     practice.stop().await;
 }
 
@@ -77,16 +71,8 @@ async fn api_calls_fail_as_told() {
     let practice = start(|_| {}).await;
     let token = practice.token().await;
     let limits = format!("{DATA}/limits");
-    practice
-        .control("api", json!({"fail": 1, "path_prefix": limits}))
-        .await;
-    assert_eq!(
-        practice
-            .get(&format!("{DATA}/sobjects"), &token)
-            .await
-            .status,
-        200
-    );
+    practice.control("api", json!({"fail": 1, "path_prefix": limits})).await;
+    assert_eq!(practice.get(&format!("{DATA}/sobjects"), &token).await.status, 200);
     assert_eq!(
         practice.get(&limits, &token).await.json()[0]["errorCode"],
         "INVALID_SESSION_ID"
@@ -110,9 +96,7 @@ async fn api_calls_fail_as_told() {
 async fn latency_is_added() {
     let practice = start(|_| {}).await;
     let token = practice.token().await;
-    practice
-        .control("latency", json!({"api_ms": 150, "token_ms": 0}))
-        .await;
+    practice.control("latency", json!({"api_ms": 150, "token_ms": 0})).await;
     let path = format!("{DATA}/limits");
     let quick = tokio::time::timeout(Duration::from_millis(100), practice.get(&path, &token)).await;
     assert!(quick.is_err());
@@ -158,20 +142,13 @@ async fn what_is_down_does_not_answer() {
     let token = practice.token().await;
     let path = format!("{DATA}/limits");
     practice.control("down", json!({"api": true})).await;
-    assert!(
-        practice
-            .call(Method::GET, &path, &token)
-            .send()
-            .await
-            .is_err()
-    );
+    assert!(practice.call(Method::GET, &path, &token).send().await.is_err());
     assert_eq!(practice.jwt_login().await.status, 200);
     practice.control("down", json!({"token": true})).await;
     assert_eq!(practice.get(&path, &token).await.status, 200);
-    let login = practice.client.post(format!(
-        "{}/services/oauth2/token",
-        practice.org.login_url()
-    ));
+    let login = practice
+        .client
+        .post(format!("{}/services/oauth2/token", practice.org.login_url()));
     assert!(login.send().await.is_err());
     practice.control("down", json!({})).await;
     assert_eq!(practice.jwt_login().await.status, 200);
@@ -183,15 +160,11 @@ async fn one_host_can_be_half_down() {
     let practice = start(|_| {}).await;
     let token = practice.token().await;
     practice.control("down", json!({"token": true})).await;
-    let login = practice.client.post(format!(
-        "{}/services/oauth2/token",
-        practice.org.login_url()
-    ));
+    let login = practice
+        .client
+        .post(format!("{}/services/oauth2/token", practice.org.login_url()));
     assert!(login.send().await.is_err());
-    assert_eq!(
-        practice.get(&format!("{DATA}/limits"), &token).await.status,
-        200
-    );
+    assert_eq!(practice.get(&format!("{DATA}/limits"), &token).await.status, 200);
     practice.stop().await;
 }
 
@@ -199,9 +172,7 @@ async fn one_host_can_be_half_down() {
 async fn approval_remint_and_clock_are_switched() {
     let practice = start(|_| {}).await;
     let first = practice.token().await;
-    practice
-        .control("approve", json!({"approved": false}))
-        .await;
+    practice.control("approve", json!({"approved": false})).await;
     assert_eq!(
         practice.jwt_login().await.refusal(),
         "invalid_grant: user hasn't approved this consumer"
@@ -224,12 +195,7 @@ async fn a_moved_org_answers_at_its_new_instance_only() {
     .await;
     let token = practice.token().await;
     let path = format!("{DATA}/limits");
-    let at = |base: &str| {
-        got(practice
-            .client
-            .get(format!("{base}{path}"))
-            .bearer_auth(&token))
-    };
+    let at = |base: &str| got(practice.client.get(format!("{base}{path}")).bearer_auth(&token));
     let second = practice.org.second_url().unwrap().to_owned();
     let login = practice.org.login_url().to_owned();
     assert_eq!(
@@ -243,10 +209,7 @@ async fn a_moved_org_answers_at_its_new_instance_only() {
     practice.control("move", json!({"to_second": true})).await;
     assert_eq!(practice.jwt_login().await.json()["instance_url"], second);
     assert_eq!(
-        (
-            at(practice.org.base_url()).await.status,
-            at(&second).await.status
-        ),
+        (at(practice.org.base_url()).await.status, at(&second).await.status),
         (401, 200)
     );
     practice.stop().await;
@@ -256,26 +219,19 @@ async fn a_moved_org_answers_at_its_new_instance_only() {
 async fn requests_and_stats_are_shown_without_credentials() {
     let practice = start(|_| {}).await;
     let token = practice.token().await;
-    practice
-        .get("/services/apexrest/echo?x=%2f%20", &token)
-        .await;
+    practice.get("/services/apexrest/echo?x=%2f%20", &token).await;
     got(practice
         .call(Method::POST, "/services/apexrest/echo", "dead")
         .body("abc"))
     .await;
-    let shown = got(practice.client.get(format!(
-        "{}/control/requests?last=2",
-        practice.org.control_url()
-    )))
+    let shown = got(practice
+        .client
+        .get(format!("{}/control/requests?last=2", practice.org.control_url())))
     .await;
     assert!(!shown.text.contains(&token));
     let shown = shown.json();
     assert_eq!(
-        (
-            &shown[0]["target"],
-            &shown[0]["token_known"],
-            &shown[0]["version"]
-        ),
+        (&shown[0]["target"], &shown[0]["token_known"], &shown[0]["version"]),
         (
             &json!("/services/apexrest/echo?x=%2f%20"),
             &json!(true),
@@ -283,11 +239,7 @@ async fn requests_and_stats_are_shown_without_credentials() {
         )
     );
     assert_eq!(
-        (
-            &shown[1]["method"],
-            &shown[1]["token_known"],
-            &shown[1]["body_bytes"]
-        ),
+        (&shown[1]["method"], &shown[1]["token_known"], &shown[1]["body_bytes"]),
         (&json!("POST"), &json!(false), &json!(3))
     );
     assert_eq!(
@@ -313,10 +265,7 @@ async fn unknown_control_calls_get_the_list_and_bad_ones_the_reason() {
     let control = practice.org.control_url().to_owned();
     let unknown = got(practice.client.get(format!("{control}/control/nothing"))).await;
     assert_eq!(
-        (
-            unknown.status,
-            unknown.json()["calls"].as_array().unwrap().len()
-        ),
+        (unknown.status, unknown.json()["calls"].as_array().unwrap().len()),
         (404, 13)
     );
     let wrong = got(practice
@@ -337,25 +286,15 @@ async fn files_are_private_and_go_with_the_org() {
     let summary = practice.org.write_files(None).unwrap();
     let jwt = summary.jwt.clone().unwrap();
     let app = summary.client_credentials.clone().unwrap();
-    let mode =
-        |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let directory = summary.ca_file.parent().unwrap().to_path_buf();
     assert_eq!(mode(&directory), 0o700);
-    for file in [
-        &summary.ca_file,
-        &jwt.key_file,
-        &jwt.pkcs1_key_file,
-        &app.secret_file,
-    ] {
+    for file in [&summary.ca_file, &jwt.key_file, &jwt.pkcs1_key_file, &app.secret_file] {
         assert_eq!(mode(file), 0o600, "{}", file.display());
     }
     let secret = std::fs::read_to_string(&app.secret_file).unwrap();
     let text = summary.to_string();
-    assert!(
-        text.contains(practice.org.base_url())
-            && text.contains(&jwt.client_id)
-            && !text.contains(&secret)
-    );
+    assert!(text.contains(practice.org.base_url()) && text.contains(&jwt.client_id) && !text.contains(&secret));
     practice.stop().await;
     assert!(!directory.exists());
 }

@@ -27,10 +27,7 @@ async fn a_row_is_created_read_changed_upserted_and_deleted() {
     let path = format!("{accounts}/{id}");
     assert_eq!(made.header("location"), Some(path.as_str()));
     let row = practice.get(&path, &token).await.json();
-    assert_eq!(
-        (&row["Name"], &row["attributes"]["url"]),
-        (&json!("New"), &json!(path))
-    );
+    assert_eq!((&row["Name"], &row["attributes"]["url"]), (&json!("New"), &json!(path)));
 
     let changed = practice
         .send(Method::PATCH, &path, &token, json!({"Name": "Changed"}))
@@ -38,19 +35,13 @@ async fn a_row_is_created_read_changed_upserted_and_deleted() {
     assert_eq!((changed.status, changed.text.as_str()), (204, ""));
     let by_external = format!("{accounts}/External_Id__c/X%201");
     assert_eq!(
-        practice
-            .get(&format!("{by_external}?fields=Name"), &token)
-            .await
-            .json()["Name"],
+        practice.get(&format!("{by_external}?fields=Name"), &token).await.json()["Name"],
         "Changed"
     );
     let upserted = practice
         .send(Method::PATCH, &by_external, &token, json!({"Phone": "1"}))
         .await;
-    assert_eq!(
-        (upserted.status, &upserted.json()["created"]),
-        (200, &json!(false))
-    );
+    assert_eq!((upserted.status, &upserted.json()["created"]), (200, &json!(false)));
     let upserted = practice
         .send(
             Method::PATCH,
@@ -59,16 +50,10 @@ async fn a_row_is_created_read_changed_upserted_and_deleted() {
             json!({"Name": "Two"}),
         )
         .await;
-    assert_eq!(
-        (upserted.status, &upserted.json()["created"]),
-        (201, &json!(true))
-    );
+    assert_eq!((upserted.status, &upserted.json()["created"]), (201, &json!(true)));
 
     assert_eq!(
-        practice
-            .send(Method::DELETE, &path, &token, Value::Null)
-            .await
-            .status,
+        practice.send(Method::DELETE, &path, &token, Value::Null).await.status,
         204
     );
     let gone = practice.get(&path, &token).await;
@@ -79,9 +64,7 @@ async fn a_row_is_created_read_changed_upserted_and_deleted() {
             json!([{"errorCode": "NOT_FOUND", "message": "The requested resource does not exist"}])
         )
     );
-    let again = practice
-        .send(Method::DELETE, &path, &token, Value::Null)
-        .await;
+    let again = practice.send(Method::DELETE, &path, &token, Value::Null).await;
     assert_eq!(
         (again.status, again.json()),
         (
@@ -99,17 +82,9 @@ async fn a_row_that_cannot_be_is_refused() {
     let accounts = format!("{DATA}/sobjects/Account");
     for (body, code, fields) in [
         (json!({}), "REQUIRED_FIELD_MISSING", json!(["Name"])),
-        (
-            json!({"Name": "x", "Wrong": 1}),
-            "INVALID_FIELD",
-            Value::Null,
-        ),
+        (json!({"Name": "x", "Wrong": 1}), "INVALID_FIELD", Value::Null),
         (json!({"Name": 5}), "JSON_PARSER_ERROR", Value::Null),
-        (
-            json!({"Name": "x".repeat(256)}),
-            "STRING_TOO_LONG",
-            json!(["Name"]),
-        ),
+        (json!({"Name": "x".repeat(256)}), "STRING_TOO_LONG", json!(["Name"])),
         (
             json!({"Name": "x", "External_Id__c": "A-0001"}),
             "DUPLICATE_VALUE",
@@ -123,9 +98,7 @@ async fn a_row_that_cannot_be_is_refused() {
             (400, &json!(code), &fields)
         );
     }
-    let put = practice
-        .send(Method::PUT, &accounts, &token, json!({}))
-        .await;
+    let put = practice.send(Method::PUT, &accounts, &token, json!({})).await;
     assert_eq!(
         (put.status, put.json()[0]["errorCode"].clone()),
         (405, json!("METHOD_NOT_ALLOWED"))
@@ -144,14 +117,8 @@ async fn a_row_that_cannot_be_is_refused() {
 async fn a_query_comes_in_pages_of_the_size_asked_for() {
     let practice = start(|settings| settings.seed_accounts = 2_100).await;
     let token = practice.token().await;
-    let url = format!(
-        "{DATA}/query?q=SELECT+Id,Account.Name,LastName+FROM+Contact+ORDER+BY+LastName+DESC"
-    );
-    for (size, pages) in [
-        (None, 3),
-        (Some("batchSize=1000"), 5),
-        (Some("batchSize=1"), 21),
-    ] {
+    let url = format!("{DATA}/query?q=SELECT+Id,Account.Name,LastName+FROM+Contact+ORDER+BY+LastName+DESC");
+    for (size, pages) in [(None, 3), (Some("batchSize=1000"), 5), (Some("batchSize=1"), 21)] {
         let mut next = Some(url.clone());
         let (mut ids, mut seen) = (std::collections::HashSet::new(), 0);
         while let Some(path) = next {
@@ -204,9 +171,7 @@ async fn queries_filter_count_and_refuse() {
     .await
     .json();
     assert_eq!(count, json!({"totalSize": 5, "done": true, "records": []}));
-    let id = query("query", "SELECT Id FROM Account LIMIT 1")
-        .await
-        .json()["records"][0]["Id"]
+    let id = query("query", "SELECT Id FROM Account LIMIT 1").await.json()["records"][0]["Id"]
         .as_str()
         .unwrap()
         .to_owned();
@@ -291,10 +256,7 @@ async fn composite_calls_see_each_other_and_fail_together() {
         .send(Method::POST, &path, &token, body("FirstName", true))
         .await
         .json();
-    assert_eq!(
-        bad["compositeResponse"][0]["body"][0]["errorCode"],
-        "PROCESSING_HALTED"
-    );
+    assert_eq!(bad["compositeResponse"][0]["body"][0]["errorCode"], "PROCESSING_HALTED");
     assert_eq!(
         bad["compositeResponse"][1]["body"][0]["errorCode"],
         "REQUIRED_FIELD_MISSING"
@@ -336,58 +298,33 @@ async fn collections_create_read_update_upsert_and_delete() {
     let path = format!("{DATA}/composite/sobjects");
     let account = |name: Value| json!({"attributes": {"type": "Account"}, "Name": name});
     let both = |all: bool| json!({"allOrNone": all, "records": [account(json!("One")), account(Value::Null)]});
-    let some = practice
-        .send(Method::POST, &path, &token, both(false))
-        .await
-        .json();
+    let some = practice.send(Method::POST, &path, &token, both(false)).await.json();
     assert_eq!(
         (&some[0]["success"], &some[1]["errors"][0]["statusCode"]),
         (&json!(true), &json!("REQUIRED_FIELD_MISSING"))
     );
-    let none = practice
-        .send(Method::POST, &path, &token, both(true))
-        .await
-        .json();
-    assert_eq!(
-        none[0]["errors"][0]["statusCode"],
-        "ALL_OR_NONE_OPERATION_ROLLED_BACK"
-    );
+    let none = practice.send(Method::POST, &path, &token, both(true)).await.json();
+    assert_eq!(none[0]["errors"][0]["statusCode"], "ALL_OR_NONE_OPERATION_ROLLED_BACK");
     let id = some[0]["id"].as_str().unwrap();
 
     let update = json!({"records": [{"attributes": {"type": "Account"}, "id": id, "Name": "Two"}]});
     assert_eq!(
-        practice
-            .send(Method::PATCH, &path, &token, update)
-            .await
-            .json()[0]["success"],
+        practice.send(Method::PATCH, &path, &token, update).await.json()[0]["success"],
         true
     );
     let upsert = json!({"records": [{"attributes": {"type": "Account"}, "External_Id__c": "C-1", "Name": "Three"}]});
     let upserted = practice
-        .send(
-            Method::PATCH,
-            &format!("{path}/Account/External_Id__c"),
-            &token,
-            upsert,
-        )
+        .send(Method::PATCH, &format!("{path}/Account/External_Id__c"), &token, upsert)
         .await
         .json();
     assert_eq!(upserted[0]["created"], true);
     let read = practice
-        .get(
-            &format!("{path}/Account?ids={id},001SB0000000zzz&fields=Name"),
-            &token,
-        )
+        .get(&format!("{path}/Account?ids={id},001SB0000000zzz&fields=Name"), &token)
         .await
         .json();
     assert_eq!((&read[0]["Name"], &read[1]), (&json!("Two"), &Value::Null));
     let gone = practice
-        .send(
-            Method::DELETE,
-            &format!("{path}?ids={id},xyz"),
-            &token,
-            Value::Null,
-        )
+        .send(Method::DELETE, &format!("{path}?ids={id},xyz"), &token, Value::Null)
         .await
         .json();
     assert_eq!(
@@ -451,22 +388,10 @@ async fn the_small_resources_answer() {
         ("/", "/sobjects", json!("/services/data/v66.0/sobjects")),
         ("/limits/", "/DailyApiRequests/Max", json!(15_000)),
         ("/sobjects/", "/sobjects/0/name", json!("Account")),
-        (
-            "/sobjects/Account",
-            "/objectDescribe/keyPrefix",
-            json!("001"),
-        ),
+        ("/sobjects/Account", "/objectDescribe/keyPrefix", json!("001")),
         ("/sobjects/Account/describe", "/fields/0/name", json!("Id")),
-        (
-            "/tooling/query/?q=SELECT+Id+FROM+ApexClass",
-            "/done",
-            json!(true),
-        ),
-        (
-            "/tooling/executeAnonymous?anonymousBody=x",
-            "/success",
-            json!(true),
-        ),
+        ("/tooling/query/?q=SELECT+Id+FROM+ApexClass", "/done", json!(true)),
+        ("/tooling/executeAnonymous?anonymousBody=x", "/success", json!(true)),
     ] {
         let answer = practice.get(&format!("{DATA}{path}"), &token).await;
         assert_eq!(
@@ -484,9 +409,6 @@ async fn the_small_resources_answer() {
         )
         .await
         .json();
-    assert_eq!(
-        graphql["data"]["uiapi"]["query"]["Account"]["totalCount"],
-        10
-    );
+    assert_eq!(graphql["data"]["uiapi"]["query"]["Account"]["totalCount"], 10);
     practice.stop().await;
 }

@@ -16,11 +16,7 @@ use crate::demo::TokenFormat;
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 fn names(body: &Value) -> Vec<&str> {
-    body.as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect()
+    body.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
 #[tokio::test]
@@ -36,9 +32,7 @@ async fn a_jwt_bearer_answer_has_exactly_salesforces_fields() {
     assert_eq!(body["scope"], "api id refresh_token");
     assert_eq!(body["instance_url"], practice.org.base_url());
     let id = body["id"].as_str().unwrap();
-    let (_, user) = id
-        .split_once(&format!("/id/{}/005", practice.org.org_id()))
-        .unwrap();
+    let (_, user) = id.split_once(&format!("/id/{}/005", practice.org.org_id())).unwrap();
     assert_eq!(user.len(), 15);
     practice.stop().await;
 }
@@ -61,18 +55,13 @@ async fn client_credentials_work_by_body_and_by_basic_and_are_signed() {
         ]
     );
     let app = practice.org.settings().secret_clients[0].clone();
-    let key = aws_lc_rs::hmac::Key::new(
-        aws_lc_rs::hmac::HMAC_SHA256,
-        app.secret.expose_secret().as_bytes(),
-    );
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, app.secret.expose_secret().as_bytes());
     let text = format!(
         "{}{}",
         body["id"].as_str().unwrap(),
         body["issued_at"].as_str().unwrap()
     );
-    let signature = STANDARD
-        .decode(body["signature"].as_str().unwrap())
-        .unwrap();
+    let signature = STANDARD.decode(body["signature"].as_str().unwrap()).unwrap();
     aws_lc_rs::hmac::verify(&key, text.as_bytes(), &signature).unwrap();
 
     let url = format!("{}/services/oauth2/token", practice.org.login_url());
@@ -115,32 +104,12 @@ async fn each_refusal_of_client_credentials_is_salesforces() {
             "wrong",
             "invalid_client: invalid client credentials",
         ),
-        (
-            "unknown",
-            secret,
-            "invalid_client_id: client identifier invalid",
-        ),
-        (
-            "off",
-            secret,
-            "invalid_grant: client credentials flow not enabled",
-        ),
-        (
-            "nobody",
-            secret,
-            "invalid_grant: no client credentials user enabled",
-        ),
+        ("unknown", secret, "invalid_client_id: client identifier invalid"),
+        ("off", secret, "invalid_grant: client credentials flow not enabled"),
+        ("nobody", secret, "invalid_grant: no client credentials user enabled"),
         ("scopeless", secret, "invalid_grant: no valid scopes"),
-        (
-            "",
-            secret,
-            "invalid_request: missing required parameter: client_id",
-        ),
-        (
-            &app.client_id,
-            "",
-            "invalid_client: invalid client credentials",
-        ),
+        ("", secret, "invalid_request: missing required parameter: client_id"),
+        (&app.client_id, "", "invalid_client: invalid client credentials"),
     ] {
         let form = [
             ("grant_type", "client_credentials"),
@@ -158,10 +127,7 @@ async fn each_refusal_of_client_credentials_is_salesforces() {
             ("client_secret", secret),
         ]))
         .await;
-        assert_eq!(
-            answer.refusal(),
-            "invalid_grant: request not supported on this domain"
-        );
+        assert_eq!(answer.refusal(), "invalid_grant: request not supported on this domain");
     }
     practice.org.approve(false);
     assert_eq!(
@@ -193,11 +159,7 @@ async fn each_refusal_of_an_assertion_reaches_the_wire() {
             json!(super::now() - 600),
             "invalid_grant: expired authorization code",
         ),
-        (
-            "iss",
-            json!("unknown"),
-            "invalid_client_id: client identifier invalid",
-        ),
+        ("iss", json!("unknown"), "invalid_client_id: client identifier invalid"),
         (
             "sub",
             json!("someone@else"),
@@ -225,10 +187,7 @@ async fn each_refusal_of_an_assertion_reaches_the_wire() {
     let forged = practice
         .login(&[("grant_type", JWT_BEARER), ("assertion", &forged)])
         .await;
-    assert_eq!(
-        forged.refusal(),
-        "invalid_client: invalid client credentials"
-    );
+    assert_eq!(forged.refusal(), "invalid_client: invalid client credentials");
     let own = practice.assertion(|claims| claims["aud"] = json!(practice.org.login_url()));
     assert_eq!(
         practice
@@ -245,10 +204,7 @@ async fn what_is_not_a_form_post_is_refused() {
     let practice = start(|_| {}).await;
     let url = format!("{}/services/oauth2/token", practice.org.login_url());
     let cases = [
-        (
-            practice.client.get(&url),
-            "invalid_request: must use HTTP POST",
-        ),
+        (practice.client.get(&url), "invalid_request: must use HTTP POST"),
         (
             practice
                 .client
@@ -257,23 +213,15 @@ async fn what_is_not_a_form_post_is_refused() {
             "unsupported_grant_type: grant type not supported",
         ),
         (
-            practice
-                .client
-                .post(&url)
-                .form(&[("grant_type", "password")]),
+            practice.client.post(&url).form(&[("grant_type", "password")]),
             "unsupported_grant_type: grant type not supported",
         ),
         (
-            practice
-                .client
-                .post(format!("{url}?grant_type=client_credentials")),
+            practice.client.post(format!("{url}?grant_type=client_credentials")),
             "unsupported_grant_type: grant type not supported",
         ),
         (
-            practice
-                .client
-                .post(&url)
-                .form(&[("grant_type", JWT_BEARER)]),
+            practice.client.post(&url).form(&[("grant_type", JWT_BEARER)]),
             "invalid_request: missing required parameter: assertion",
         ),
         (
@@ -325,11 +273,7 @@ async fn use_in_the_second_half_keeps_a_session_alive_and_in_the_first_does_not(
     practice.org.advance(minutes(20));
     assert_eq!(practice.get(&path, &token).await.status, 200);
     practice.org.advance(minutes(14));
-    assert_eq!(
-        practice.get(&path, &token).await.status,
-        200,
-        "extended at minute 20"
-    );
+    assert_eq!(practice.get(&path, &token).await.status, 200, "extended at minute 20");
     practice.org.advance(minutes(17));
     let answer = practice.get(&path, &token).await;
     assert_eq!(answer.status, 401, "minute 34 was in the first half");
@@ -361,23 +305,12 @@ async fn a_jwt_access_token_can_be_read_and_used_until_its_end() {
     let body = practice.jwt_login().await.json();
     assert_eq!(body["token_format"], "jwt");
     let token = body["access_token"].as_str().unwrap();
-    let claims = URL_SAFE_NO_PAD
-        .decode(token.split('.').nth(1).unwrap())
-        .unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
     let claims: Value = serde_json::from_slice(&claims).unwrap();
-    assert_eq!(
-        claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(),
-        600
-    );
-    assert_eq!(
-        practice.get(&format!("{DATA}/limits"), token).await.status,
-        200
-    );
+    assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 600);
+    assert_eq!(practice.get(&format!("{DATA}/limits"), token).await.status, 200);
     practice.org.advance(Duration::from_secs(601));
-    assert_eq!(
-        practice.get(&format!("{DATA}/limits"), token).await.status,
-        401
-    );
+    assert_eq!(practice.get(&format!("{DATA}/limits"), token).await.status, 401);
     practice.stop().await;
 }
 
@@ -404,26 +337,12 @@ async fn revoke_introspect_userinfo_and_identity_agree() {
         (&living["active"], &living["client_id"]),
         (&json!(true), &json!(app.client_id))
     );
-    assert_eq!(
-        living["exp"].as_u64().unwrap() - living["iat"].as_u64().unwrap(),
-        7200
-    );
+    assert_eq!(living["exp"].as_u64().unwrap() - living["iat"].as_u64().unwrap(), 7200);
 
-    let info = practice
-        .get("/services/oauth2/userinfo", &token)
-        .await
-        .json();
+    let info = practice.get("/services/oauth2/userinfo", &token).await.json();
     assert_eq!(info["preferred_username"], "service@practice.example");
-    let id_path = login["id"]
-        .as_str()
-        .unwrap()
-        .strip_prefix(&base)
-        .unwrap()
-        .to_owned();
-    assert_eq!(
-        practice.get(&id_path, &token).await.json()["user_id"],
-        info["user_id"]
-    );
+    let id_path = login["id"].as_str().unwrap().strip_prefix(&base).unwrap().to_owned();
+    assert_eq!(practice.get(&id_path, &token).await.json()["user_id"], info["user_id"]);
 
     let revoke = || {
         got(practice
@@ -438,10 +357,9 @@ async fn revoke_introspect_userinfo_and_identity_agree() {
         let dead = practice.get(path, &token).await;
         assert_eq!((dead.status, dead.text.as_str()), (403, "Bad_OAuth_Token"));
     }
-    let discovery = got(practice.client.request(
-        Method::GET,
-        format!("{base}/.well-known/openid-configuration"),
-    ))
+    let discovery = got(practice
+        .client
+        .request(Method::GET, format!("{base}/.well-known/openid-configuration")))
     .await;
     assert_eq!(
         discovery.json()["token_endpoint"],

@@ -74,9 +74,7 @@ pub(super) async fn process(world: &World, id: &str) {
 
 fn columns(world: &World, job: &Job) -> Result<Vec<Column>, String> {
     let store = world.store();
-    let table = store
-        .read(&job.object)
-        .ok_or("InvalidBatch : the object is gone")?;
+    let table = store.read(&job.object).ok_or("InvalidBatch : the object is gone")?;
     if job.header.is_empty() {
         return Err("InvalidBatch : Unable to find any headers".into());
     }
@@ -113,15 +111,8 @@ fn change_rows(world: &World, job: &mut Job, columns: &[Column], slice: &[Vec<St
             }
             Err(problem) => {
                 let id_at = columns.iter().position(|c| *c == Column::Id);
-                let id = id_at
-                    .and_then(|at| record.get(at))
-                    .map_or("", String::as_str);
-                let error = format!(
-                    "{}:{}:{} --",
-                    problem.code,
-                    problem.message,
-                    problem.fields.join(",")
-                );
+                let id = id_at.and_then(|at| record.get(at)).map_or("", String::as_str);
+                let error = format!("{}:{}:{} --", problem.code, problem.message, problem.fields.join(","));
                 csv::write(
                     &mut job.done.failed,
                     [id, &error].into_iter().chain(words),
@@ -149,12 +140,7 @@ fn change(
         ));
     }
     let object = table.object;
-    let named = |column: Column| {
-        columns
-            .iter()
-            .position(|c| *c == column)
-            .map(|at| record[at].as_str())
-    };
+    let named = |column: Column| columns.iter().position(|c| *c == column).map(|at| record[at].as_str());
     let by_id = |table: &Table| {
         let id = named(Column::Id).filter(|id| !id.is_empty());
         table.living(id.ok_or_else(|| Problem::new("MISSING_ARGUMENT", "Id not specified"))?)
@@ -176,9 +162,8 @@ fn change(
                     .transpose()?,
                 Some(at) => {
                     let value = named(Column::Field(at)).filter(|value| !value.is_empty());
-                    let value = value.ok_or_else(|| {
-                        Problem::new("MISSING_ARGUMENT", format!("{field} not specified"))
-                    })?;
+                    let value =
+                        value.ok_or_else(|| Problem::new("MISSING_ARGUMENT", format!("{field} not specified")))?;
                     table.by_external(value)
                 }
             }
@@ -198,9 +183,7 @@ fn change(
         }
     }
     match old {
-        Some(place) => table
-            .update_row(place, values, now)
-            .map(|()| (place, false)),
+        Some(place) => table.update_row(place, values, now).map(|()| (place, false)),
         None => table.insert_row(values, now).map(|place| (place, true)),
     }
 }

@@ -92,4 +92,4 @@ def raw_url(at):
 
 if __name__ == "__main__":
     own = [("http2-prior-knowledge", http2), ("upgrade-h2c", upgrade), ("expect-100", expect), ("raw-url", raw_url)]
-    scenario.run("curl", curl, own)
+    scenario.run(curl, own)

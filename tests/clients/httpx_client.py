@@ -17,4 +17,4 @@ def send(method, target, headers, body):
 
 
 if __name__ == "__main__":
-    scenario.run("httpx-http2" if HTTP2 else "httpx", send)
+    scenario.run(send)

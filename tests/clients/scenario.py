@@ -3,7 +3,8 @@
 A client is a function `send(method, target, headers, body) -> Answer`; `body` is None, bytes, or an iterator of bytes,
 which the client sends without telling a length. Steps print one line each, which the runner reads.
 
-Environment: BASE is the proxy, CONTROL takes `/control/…` of the practice org, TRACE is a file for every answer seen.
+Environment: CLIENT is its name, BASE the proxy, CONTROL takes `/control/…` of the practice org, TRACE is a file for every
+answer seen, SCRATCH a folder.
 """
 
 import csv
@@ -16,6 +17,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 
+CLIENT = os.environ["CLIENT"]
 BASE = os.environ["BASE"]
 CONTROL = os.environ["CONTROL"]
 DATA = "/services/data/v60.0"
@@ -125,8 +127,8 @@ def is_all_leads(rows, company, created):
 
 
 class Scenario:
-    def __init__(self, client, send):
-        self.client = client
+    def __init__(self, send):
+        self.client = CLIENT
         self.steps = Steps()
         self.raw_send = send
         self.account = None
@@ -317,9 +319,9 @@ class Scenario:
         check("proxy-status" not in answer.headers, "no Proxy-Status: it is not the proxy's answer")
 
 
-def run(client, send, extra=()):
+def run(send, extra=()):
     """All steps, then the client's own: pairs of a name and a function of the scenario."""
-    scenario = Scenario(client, send)
+    scenario = Scenario(send)
     scenario.all()
     for name, step in extra:
         scenario.steps.run(name, step, scenario)

@@ -27,4 +27,4 @@ def send(method, target, headers, body):
 
 
 if __name__ == "__main__":
-    scenario.run("urllib", send)
+    scenario.run(send)

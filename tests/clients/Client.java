@@ -280,13 +280,22 @@ public class Client {
             // A new client asks again: the upgrade is asked for with the first request of each connection.
             revoke();
             var fresh = HttpClient.newHttpClient();
-            var request = HttpRequest.newBuilder(URI.create(BASE + DATA + "/limits?upgrade")).build();
+            var request = HttpRequest.newBuilder(URI.create(BASE + DATA + "/limits?upgrade-of=" + CLIENT)).build();
             var answer = fresh.send(request, HttpResponse.BodyHandlers.ofString());
             same(answer.statusCode() + " " + answer.version(), "200 HTTP_1_1", "status and protocol");
-            var last = HttpRequest.newBuilder(URI.create(CONTROL + "/control/requests?last=1")).build();
-            String seen = plain.send(last, HttpResponse.BodyHandlers.ofString()).body();
-            check(seen.contains("limits?upgrade"), "the org saw the call: " + seen);
+            var last = HttpRequest.newBuilder(URI.create(CONTROL + "/control/requests?last=500")).build();
+            String seen = Stream.of(plain.send(last, HttpResponse.BodyHandlers.ofString()).body().split("\"body_bytes\""))
+                .filter(one -> one.contains("limits?upgrade-of=" + CLIENT)).collect(Collectors.joining());
+            check(!seen.isEmpty(), "the org saw the call");
             check(!seen.toLowerCase().contains("http2-settings") && !seen.contains("h2c"), "nothing of the upgrade reaches the org: " + seen);
+        });
+        step("expect-100", () -> {
+            // Without a 100 the client would never send the body.
+            revoke();
+            var body = HttpRequest.BodyPublishers.ofString("{\"Name\": \"expect\"}");
+            var request = HttpRequest.newBuilder(URI.create(BASE + DATA + "/sobjects/Account")).expectContinue(true)
+                .timeout(Duration.ofSeconds(20)).header("Content-Type", "application/json").POST(body).build();
+            same(http.send(request, HttpResponse.BodyHandlers.ofString()).statusCode(), 201, "status");
         });
         trace.close();
         System.exit(failed ? 1 : 0);

@@ -60,10 +60,12 @@ def upgrade(at):
     """`--http2` on plain http asks for an upgrade, which is to be ignored."""
     at.raw_send = with_options("--http2")
     scenario.revoke()
-    at.get(f"{scenario.DATA}/limits")
+    target = f"{scenario.DATA}/limits?upgrade-of={scenario.CLIENT}"
+    at.get(target)
     scenario.same(version, "1.1", "the protocol")
-    sent = scenario.control("GET", "/control/requests?last=1")[0]["headers"]
-    scenario.check(not {"upgrade", "http2-settings"} & {name for name, _ in sent}, "nothing of the upgrade reaches the org")
+    sent = scenario.seen_by_org(target)
+    names = {name for request in sent for name, _ in request["headers"]}
+    scenario.check(sent and not names & {"upgrade", "http2-settings"}, f"nothing of the upgrade reaches the org, it saw {names}")
     at.raw_send = curl
 
 
@@ -82,11 +84,10 @@ def raw_url(at):
     """`-g` and characters that a URL should not have arrive byte for byte."""
     at.raw_send = with_options("-g")
     names = "('a|b','[c]','d;e','f%7Cg')"
-    target = f"//services/data/v60.0/query?q=SELECT+Id+FROM+Account+WHERE+Name+IN+{names}&x={{y}}|z"
+    target = f"//services/data/v60.0/query?q=SELECT+Id+FROM+Account+WHERE+Name+IN+{names}&x={{{scenario.CLIENT}}}|z"
     scenario.revoke()
     scenario.same(at.get(target).json()["totalSize"], 0, "rows")
-    seen = [r["target"] for r in scenario.control("GET", "/control/requests?last=6") if "x={y}" in urllib.parse.unquote(r["target"])]
-    scenario.check(seen and set(seen) == {target}, f"the target byte for byte, the org saw {seen}")
+    scenario.check(scenario.seen_by_org(target), "the target arrives byte for byte")
     at.raw_send = curl
 
 

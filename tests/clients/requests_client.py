@@ -19,8 +19,9 @@ def cookies(at):
     at.get("/services/data")
     names = set(session.cookies.keys())
     scenario.check("BrowserId" in names, f"BrowserId among the cookies, found {sorted(names)}")
-    at.get(f"{scenario.DATA}/limits")
-    sent = scenario.control("GET", "/control/requests?last=1")[0]["headers"]
+    target = f"{scenario.DATA}/limits?cookies-of={scenario.CLIENT}"
+    at.get(target)
+    sent = scenario.seen_by_org(target)[-1]["headers"]
     scenario.check(any(name == "cookie" and "BrowserId" in value for name, value in sent), "the org gets its cookie back")
 
 

@@ -43,6 +43,11 @@ def control(method, path):
         return json.load(answer)
 
 
+def seen_by_org(target):
+    """The requests with that target, oldest first; others may be calling too."""
+    return [request for request in control("GET", "/control/requests?last=500") if request["target"] == target]
+
+
 def revoke():
     """Ends every session of the org, now."""
     control("POST", "/control/revoke")

@@ -104,11 +104,12 @@ class Revoker:
 
     No revocation falls between a login and the repeat that waits for it: what happens then is the product's business
     and tested elsewhere (a token that nobody saw working and that is refused is passed on, design §5), and a client would
-    see the 401 that must not come here. So: a session lives, and no refused call waits for its repeat.
+    see the 401 that must not come here. So: a session lives, no refused call waits for its repeat, and the newest token was
+    seen working (by a call of our own; a client's may have been answered with 404, which proves nothing to the proxy).
     """
 
-    def __init__(self, org, admin):
-        self.org, self.admin = org, admin
+    def __init__(self, at):
+        self.org, self.admin, self.proxy = at["control"], at["admin"], at["proxy"]
         self.lock = threading.Lock()
         self.revoked = 0
         self.twice_refused = 0
@@ -122,6 +123,7 @@ class Revoker:
             if json.loads(fetch(self.org + "/control/stats"))["live_sessions"] == 0:
                 return  # dead already, and nobody has called since
             self.wait_for_repeats()
+            fetch(self.proxy + "/services/data/v60.0/limits")
             self.revoked += json.loads(fetch(self.org + "/control/revoke", "POST"))["revoked"]
             self.last = time.monotonic()
 
@@ -190,9 +192,9 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def revoking(org, admin, every):
+def revoking(at, every):
     """The revoker at work; gives it and the address for the clients."""
-    revoker = Revoker(org, admin)
+    revoker = Revoker(at)
     server = Server(("127.0.0.1", 0), revoker.handler())
     threads = [
         threading.Thread(target=server.serve_forever, daemon=True),
@@ -319,7 +321,7 @@ def invariants(org, admin, revoker, before, results):
     for name, holds, text in checks:
         results.note("proxy", name, None if holds else text)
     calls = sum(v for _, v in requests)
-    print(f"     {calls:.0f} calls by clients, {stats['api_401']} refused by the org, {accepted:.0f} repeated ({revoker.twice_refused:.0f} of them twice), {minted} logins, {revoker.impatient} revocations without patience")
+    print(f"     {calls:.0f} calls, {stats['api_401']} refused by the org, {accepted:.0f} repeated ({revoker.twice_refused:.0f} of them twice), {minted} logins, {revoker.impatient} revocations without patience")
 
 
 # The canary
@@ -388,7 +390,7 @@ def main():
             before = json.loads(fetch(at["control"] + "/control/stats"))
             environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
             environment |= {"BASE": at["proxy"], "NODE_PATH": str(tools / "node_modules"), "SCRATCH": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
-            with revoking(at["control"], at["admin"], options.every) as (revoker, control):
+            with revoking(at, options.every) as (revoker, control):
                 environment["CONTROL"] = control
                 run_clients(chosen, not options.together, environment, scratch, results)
             invariants(at["control"], at["admin"], revoker, before, results)

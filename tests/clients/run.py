@@ -240,7 +240,7 @@ def start_demo(binary, scratch):
             return demo, json.loads(summary.read_text())
         time.sleep(0.05)
     end(demo, 5)
-    raise RuntimeError("the demo did not come up: " + (scratch / "demo.err").read_text()[-500:])
+    raise RuntimeError("the demo did not come up: " + " ".join((scratch / f"demo.{name}").read_text()[-300:].replace("\n", " ") for name in ("out", "err")))
 
 
 def run_client(name, command, own_steps, environment, scratch):

@@ -28,7 +28,7 @@ use super::{
     headers,
     probe::{Finding, Prober},
     record::{Calls, Outcome, Record, Repeat},
-    surface::Surface,
+    surface::{Surface, is_list_of_versions},
     upstream::{Answer, Head, InBody, InBodyError, Upstream},
     verdict::{INSPECT_BYTES, Verdict, needs_body, verdict},
 };
@@ -127,7 +127,7 @@ impl Door {
         let proxy = &*self.proxy;
         let (answer, token) = proxy.call(call, record).await?;
         let mut response = answer.response;
-        if response.status().is_success() {
+        if response.status().is_success() && !is_list_of_versions(call.head.target.path()) {
             proxy.tokens.worked(token.generation);
         }
         proxy.calls.see_limits(response.headers());
@@ -251,9 +251,12 @@ impl Proxy {
     }
 
     /// A renewed token was refused too. `None`: pass that on. A token that nobody has seen working ends the story (an
-    /// org that refuses everything costs one repeat a call); one that has worked may have died since.
+    /// org that refuses everything costs one repeat a call); one that has worked may have died since, also when others
+    /// are at home with the next one already.
     async fn after_a_second_refusal(&self, refused: &Token) -> Option<Result<Arc<Token>, TokenError>> {
-        self.tokens.seen_working(refused.generation)?;
+        if !self.tokens.worked_since(refused.generation) {
+            return None;
+        }
         if let Some(newer) = self.tokens.current()
             && newer.generation > refused.generation
         {

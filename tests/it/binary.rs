@@ -181,13 +181,7 @@ async fn it_starts_serves_drains_and_exits_0() {
     )
     .unwrap();
     let idle = TcpStream::connect(binary.proxy).unwrap();
-    let before = org.stats().api_requests;
-    eventually(
-        "the slow call is with the org",
-        || org.stats().api_requests,
-        |n| *n > before || *n >= 4,
-    )
-    .await;
+    in_flight(&binary).await;
     binary.signal("TERM");
     assert_eq!(read_all(&mut slow).0, 200, "the call in flight was finished");
     assert_eq!(binary.exit(SOON), 0);
@@ -232,13 +226,7 @@ async fn with_nothing_in_flight_it_leaves_at_once_and_a_second_signal_does_not_w
         "GET /services/apexrest/practice/silent/60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     )
     .unwrap();
-    let before = org.stats().api_requests;
-    eventually(
-        "the slow call is with the org",
-        || org.stats().api_requests,
-        |n| *n >= before,
-    )
-    .await;
+    in_flight(&binary).await;
     binary.signal("TERM");
     eventually("the drain", || binary.printed(), |printed| printed.contains("draining")).await;
     binary.signal("TERM");
@@ -257,12 +245,7 @@ async fn a_drain_that_takes_too_long_is_cut_short() {
         "GET /services/apexrest/practice/silent/60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     )
     .unwrap();
-    eventually(
-        "the call is in",
-        || metric(&binary, "sf_token_proxy_requests_in_flight"),
-        |n| *n >= 1.0,
-    )
-    .await;
+    in_flight(&binary).await;
     binary.signal("TERM");
     assert_eq!(binary.exit(SOON), 0);
     org.stop().await;

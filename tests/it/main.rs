@@ -11,6 +11,7 @@ mod support;
 mod admin;
 mod binary;
 mod check;
+mod egress;
 mod guard;
 mod org_trouble;
 mod outage;

@@ -10,6 +10,7 @@ mod support;
 
 mod admin;
 mod check;
+mod docs;
 mod guard;
 mod org_trouble;
 mod outage;

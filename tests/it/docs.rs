@@ -319,6 +319,7 @@ const TOLD: &[Told] = {
         Says("invalid_grant", "inactive user"),
         Says("invalid_grant", "user is locked"),
         Says("inactive_user", ""),
+        Says("invalid_grant", "data not available"),
         Says("inactive_org", ""),
         Status(429, "429"),
         Says("rate_limit_exceeded", ""),
@@ -333,6 +334,7 @@ const TOLD: &[Told] = {
         Says("access_denied", ""),
         Says("authorization_pending", ""),
         Says("invalid_grant", "anything else"),
+        Says("any_other_code", ""),
         Status(503, "5xx"),
         Says("server_error", ""),
         Status(420, "420"),
@@ -400,7 +402,8 @@ fn the_table_of_refusals_is_what_the_code_says() {
             same
         });
         for (refusal, shown) in told {
-            let (class, advice) = (class_word(refusal.class), refusal.advice);
+            let class = class_word(refusal.class);
+            let advice = refusal.advice.replace('<', "\\<");
             let _ = writeln!(table, "| `{reason}` | {class} | {shown} | {advice} |");
         }
     }

@@ -5,19 +5,34 @@
 //! on force everything is dropped.
 //! Fails with: an accept error that is no single connection's fault. HTTP/1.1, and HTTP/2 by prior knowledge.
 
-use std::{convert::Infallible, error::Error as StdError, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    error::Error as StdError,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+    server::graceful::GracefulConnection,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    time::timeout,
 };
 use tokio_util::task::TaskTracker;
 
@@ -76,7 +91,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let builder = Arc::new(builder(limits));
+    let builders = Arc::new(Builders::new(limits));
     let permits = Arc::new(Semaphore::new(limits.max_connections));
     let connections = TaskTracker::new();
     let result = loop {
@@ -96,9 +111,9 @@ where
                 None => break Err(e),
             },
         };
-        let (builder, handler, stop) = (Arc::clone(&builder), handler.clone(), stop.clone());
+        let (builders, handler, stop) = (Arc::clone(&builders), handler.clone(), stop.clone());
         connections.spawn(async move {
-            connection(stream, &builder, handler, stop).await;
+            connection(stream, &builders, handler, &stop).await;
             drop(permit);
         });
     };
@@ -108,19 +123,28 @@ where
     result
 }
 
-fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_timeout);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(H2_STREAM_WINDOW)
-        .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_concurrent_streams(H2_STREAMS);
-    builder
+/// How both protocols are spoken.
+struct Builders {
+    h1: http1::Builder,
+    h2: http2::Builder<TokioExecutor>,
+    idle_timeout: Duration,
+}
+
+impl Builders {
+    fn new(limits: Limits) -> Self {
+        let mut h1 = http1::Builder::new();
+        h1.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout);
+        let mut h2 = http2::Builder::new(TokioExecutor::new());
+        h2.timer(TokioTimer::new())
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .max_concurrent_streams(H2_STREAMS);
+        Self {
+            h1,
+            h2,
+            idle_timeout: limits.idle_timeout,
+        }
+    }
 }
 
 async fn accept(
@@ -155,27 +179,89 @@ fn rest_after(error: &io::Error) -> Option<Duration> {
     }
 }
 
-async fn connection<H, F, B>(stream: TcpStream, builder: &auto::Builder<TokioExecutor>, handler: H, stop: Stop)
+async fn connection<H, F, B>(stream: TcpStream, builders: &Builders, handler: H, stop: &Stop)
 where
-    H: Fn(Request<Incoming>) -> F + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
+    // Dropped half-way, looking at the first bytes has taken none.
+    let protocol = tokio::select! {
+        biased;
+        () = stop.drain.cancelled() => return,
+        protocol = timeout(builders.idle_timeout, protocol(&stream)) => protocol,
+    };
     let service = service_fn(move |request| {
-        let answer = handler(request);
+        // Boxed here, an idle connection holds no room for a call, and hyper moves a pointer.
+        let answer = Box::pin(handler(request));
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    // A connection's own errors (reset, bad request line) concern its caller alone, who has been told.
-    tokio::select! {
-        biased;
-        () = stop.drain.cancelled() => connection.as_mut().graceful_shutdown(),
-        ended = connection.as_mut() => return drop(ended),
+    let io = TokioIo::new(stream);
+    match protocol {
+        Ok(Ok(Protocol::H1)) => drive(builders.h1.serve_connection(io, service), stop).await,
+        Ok(Ok(Protocol::H2)) => Box::pin(drive(builders.h2.serve_connection(io, service), stop)).await,
+        // Nothing came in time, or the caller went away.
+        Ok(Err(_)) | Err(_) => {}
     }
+}
+
+/// Polls a connection to its end. On drain it ends after the call in flight; on force at once. Its own errors (reset, bad
+/// request line) concern its caller alone, who has been told.
+async fn drive<C: GracefulConnection>(connection: C, stop: &Stop) {
+    let mut connection = pin!(connection);
+    if until_drain(connection.as_mut(), stop).await.is_ready() {
+        return;
+    }
+    connection.as_mut().graceful_shutdown();
     tokio::select! {
         biased;
         () = stop.force.cancelled() => {}
         ended = connection => drop(ended),
+    }
+}
+
+/// Ready with the connection's end, pending when the drain comes first. A select would look at the drain at every
+/// wake-up; its waker is registered once, and this task's waker stays the same.
+async fn until_drain<C: GracefulConnection>(mut connection: Pin<&mut C>, stop: &Stop) -> Poll<()> {
+    let mut drain = pin!(stop.drain.cancelled());
+    let mut registered = false;
+    poll_fn(|cx| {
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Poll::Ready(()));
+        }
+        if !registered || stop.drain.is_cancelled() {
+            registered = true;
+            return drain.as_mut().poll(cx).map(|()| Poll::Pending);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+enum Protocol {
+    H1,
+    H2,
+}
+
+/// Looks at the first bytes, and leaves them: HTTP/2 by prior knowledge begins with a preface that is no HTTP/1 request.
+/// (hyper-util's `auto` does the same with a buffer of its own, for twice the memory of an idle connection.)
+async fn protocol(stream: &TcpStream) -> io::Result<Protocol> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    /// Until more of a preface that came in pieces may be there; a peek cannot wait for it.
+    const PIECES: Duration = Duration::from_millis(5);
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut first).await?;
+        if seen == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !PREFACE.starts_with(&first[..seen]) {
+            return Ok(Protocol::H1);
+        }
+        if seen == PREFACE.len() {
+            return Ok(Protocol::H2);
+        }
+        tokio::time::sleep(PIECES).await;
     }
 }

@@ -160,7 +160,7 @@ impl Upload {
             next: 0,
             trailers_sent: false,
             hint,
-            idle: None,
+            patience: Patience::default(),
             shared: Some(Arc::clone(shared)),
         }
     }
@@ -237,8 +237,7 @@ pub struct OutBody {
     next: usize,
     trailers_sent: bool,
     hint: SizeHint,
-    /// Armed when the caller keeps us waiting.
-    idle: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
 }
 
 impl OutBody {
@@ -249,7 +248,7 @@ impl OutBody {
             next: 0,
             trailers_sent: false,
             hint: SizeHint::with_exact(0),
-            idle: None,
+            patience: Patience::default(),
         }
     }
 }
@@ -284,11 +283,10 @@ impl Body for OutBody {
             });
         }
         let Poll::Ready(frame) = Pin::new(&mut state.source).poll_frame(cx) else {
-            return match poll_idle(&mut this.idle, state.last_progress, shared.idle, cx) {
-                Poll::Ready(()) => Poll::Ready(Some(Err(state.fail(UploadError::Stalled)))),
-                Poll::Pending => Poll::Pending,
-            };
+            ready!(this.patience.poll_lost(shared.idle, cx));
+            return Poll::Ready(Some(Err(state.fail(UploadError::Stalled))));
         };
+        this.patience.rewarded();
         state.last_progress = Instant::now();
         let Some(frame) = frame else {
             state.complete = true;
@@ -326,21 +324,32 @@ impl Body for OutBody {
     }
 }
 
-/// Ready when `idle` has passed since `last_progress`. The timer is set once and looks again when it fires, so that a
-/// body in motion costs no timer work.
-pub(super) fn poll_idle(
-    timer: &mut Option<Pin<Box<Sleep>>>,
-    last_progress: Instant,
-    idle: Duration,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    let deadline = last_progress + idle;
-    let sleep = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-    loop {
-        ready!(sleep.as_mut().poll(cx));
-        if Instant::now() >= deadline {
-            return Poll::Ready(());
+/// How long a body has kept its reader waiting. The clock is read when a wait begins, not for each piece; the timer is
+/// set once and looks again when it fires, so that a body in motion costs no timer work.
+#[derive(Default)]
+pub(super) struct Patience {
+    waiting_since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// Something came.
+    pub(super) fn rewarded(&mut self) {
+        self.waiting_since = None;
+    }
+
+    /// Nothing came: ready when that has been so for `limit`.
+    pub(super) fn poll_lost(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = *self.waiting_since.get_or_insert_with(Instant::now) + limit;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
         }
-        sleep.as_mut().reset(deadline);
     }
 }

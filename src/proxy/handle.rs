@@ -150,7 +150,10 @@ impl Proxy {
 
     /// One attempt and what it says of the token.
     async fn send(&self, call: &Call, token: &Token, record: &mut Record) -> Result<(Answer, Verdict), CallError> {
-        let sent = waiting(record, self.upstream.send(token, &call.head, &call.upload)).await;
+        // Not through `waiting`: as an argument the future would be held twice.
+        let started = Instant::now();
+        let sent = self.upstream.send(token, &call.head, &call.upload).await;
+        record.waited(started.elapsed());
         let mut answer = match sent {
             Ok(answer) => answer,
             // When the caller's side failed, that is the reason, not the connection that it broke.
@@ -198,7 +201,7 @@ impl Proxy {
             let next = if sends == 1 {
                 Some(waiting(record, self.tokens.renewed(refused.generation)).await)
             } else if sends < MOST_SENDS {
-                waiting(record, self.after_a_second_refusal(&refused)).await
+                waiting(record, Box::pin(self.after_a_second_refusal(&refused))).await
             } else {
                 None
             };

@@ -15,16 +15,17 @@ pub fn set_credential(headers: &mut HeaderMap, token: &Token) {
 
 /// Removes from the caller's headers what must not travel.
 pub fn strip_request(headers: &mut HeaderMap) {
-    remove_named_by_connection(headers);
-    let wants_trailers = headers.get(header::TE).is_some_and(names_trailers);
-    // Most calls carry none of these: look first, collect names only when there is something to remove.
-    if headers.keys().any(stays_here) {
-        let doomed: Vec<HeaderName> = headers.keys().filter(|name| stays_here(name)).cloned().collect();
-        for name in &doomed {
-            headers.remove(name);
-        }
+    let found = Found::among(headers.keys(), request_kind);
+    if found.has(CONNECTION) {
+        remove_named_by_connection(headers);
     }
-    if headers.contains_key(header::COOKIE) {
+    let wants_trailers = found.has(TE) && headers.get_all(header::TE).iter().any(names_trailers);
+    if found.has(STAYS | CONNECTION | TE) {
+        remove_all(headers, |name| {
+            request_kind(name.as_str()) & (STAYS | CONNECTION | TE) != 0
+        });
+    }
+    if found.has(COOKIES) {
         strip_session_cookies(headers);
     }
     if wants_trailers {
@@ -33,29 +34,70 @@ pub fn strip_request(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a request header ends at the proxy.
-fn stays_here(name: &HeaderName) -> bool {
-    is_hop_by_hop(name)
-        || *name == header::AUTHORIZATION
-        || *name == header::EXPECT // answered here: the body is asked for when the org takes it
-        || *name == header::FORWARDED
-        || {
-            let name = name.as_str();
-            name.starts_with("x-forwarded-")
-                || name.starts_with("proxy-")
-                || name == "x-sfdc-session"
-                || name == "accesstoken"
-        }
+/// What kinds of headers a message has: looked at once, because most have none that need work.
+#[derive(Clone, Copy)]
+struct Found(u8);
+
+const CONNECTION: u8 = 1;
+const TE: u8 = 1 << 1;
+/// Ends at the proxy.
+const STAYS: u8 = 1 << 2;
+/// `Cookie` or `Set-Cookie`.
+const COOKIES: u8 = 1 << 3;
+const LOCATION: u8 = 1 << 4;
+const STRICT_TRANSPORT: u8 = 1 << 5;
+
+impl Found {
+    fn among<'a>(names: impl Iterator<Item = &'a HeaderName>, kind: fn(&str) -> u8) -> Self {
+        Self(names.fold(0, |found, name| found | kind(name.as_str())))
+    }
+
+    fn has(self, kinds: u8) -> bool {
+        self.0 & kinds != 0
+    }
 }
 
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    *name == header::CONNECTION
-        || *name == header::TE
-        || *name == header::TRANSFER_ENCODING
-        || *name == header::UPGRADE
-        || *name == "keep-alive"
-        || *name == "proxy-connection"
-        || *name == "http2-settings"
+/// The kind of a request header. Names are lower case; the first letter spares most comparisons.
+fn request_kind(name: &str) -> u8 {
+    match name.as_bytes().first() {
+        Some(b'a') if name == "authorization" || name == "accesstoken" => STAYS,
+        Some(b'c') if name == "cookie" => COOKIES,
+        // `Expect` is answered here: the body is asked for when the org takes it.
+        Some(b'e') if name == "expect" => STAYS,
+        Some(b'f') if name == "forwarded" => STAYS,
+        Some(b'p') if name.starts_with("proxy-") => STAYS,
+        Some(b'x') if name == "x-sfdc-session" || name.starts_with("x-forwarded-") => STAYS,
+        _ => hop_by_hop_kind(name),
+    }
+}
+
+fn response_kind(name: &str) -> u8 {
+    match name.as_bytes().first() {
+        Some(b'l') if name == "location" => LOCATION,
+        Some(b'p') if name == "proxy-connection" => STAYS,
+        Some(b's') if name == "set-cookie" => COOKIES,
+        Some(b's') if name == "strict-transport-security" => STRICT_TRANSPORT,
+        _ => hop_by_hop_kind(name),
+    }
+}
+
+fn hop_by_hop_kind(name: &str) -> u8 {
+    match name.as_bytes().first() {
+        Some(b'c') if name == "connection" => CONNECTION,
+        Some(b'h') if name == "http2-settings" => STAYS,
+        Some(b'k') if name == "keep-alive" => STAYS,
+        Some(b't') if name == "te" => TE,
+        Some(b't') if name == "transfer-encoding" => STAYS,
+        Some(b'u') if name == "upgrade" => STAYS,
+        _ => 0,
+    }
+}
+
+fn remove_all(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
+    let doomed: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
+    for name in &doomed {
+        headers.remove(name);
+    }
 }
 
 fn names_trailers(te: &HeaderValue) -> bool {
@@ -65,15 +107,15 @@ fn names_trailers(te: &HeaderValue) -> bool {
 
 /// Headers that `Connection` names are for this hop alone. `Host` and `Content-Length` cannot be named away.
 fn remove_named_by_connection(headers: &mut HeaderMap) {
-    if !headers.contains_key(header::CONNECTION) {
-        return;
-    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+        .map(str::trim)
+        // the two usual ones name no header
+        .filter(|name| !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close"))
+        .filter_map(|name| name.parse().ok())
         .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::TE)
         .collect();
     for name in named {
@@ -82,23 +124,24 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
 }
 
 /// The caller's browser or SDK may hold a session of its own; it is not the one to use.
-fn is_session_cookie(name: &str) -> bool {
-    name.eq_ignore_ascii_case("sid") || name.eq_ignore_ascii_case("sid_client")
+fn is_session_cookie(pair: &[u8]) -> bool {
+    let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+    name.eq_ignore_ascii_case(b"sid") || name.eq_ignore_ascii_case(b"sid_client")
+}
+
+fn pairs(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| *byte == b';').map(<[u8]>::trim_ascii)
 }
 
 fn strip_session_cookies(headers: &mut HeaderMap) {
-    let carries_one = headers.get_all(header::COOKIE).iter().any(|value| {
-        value.to_str().map_or(true, |line| {
-            line.split(';').any(|pair| is_session_cookie(cookie_name(pair)))
-        })
-    });
-    if !carries_one {
+    let carries_one = |value: &HeaderValue| pairs(value.as_bytes()).any(is_session_cookie);
+    if !headers.get_all(header::COOKIE).iter().any(carries_one) {
         return;
     }
     let kept: Vec<HeaderValue> = headers
         .get_all(header::COOKIE)
         .iter()
-        .filter_map(|value| without_session(value.to_str().ok()?))
+        .filter_map(|value| without_session(value.as_bytes()))
         .collect();
     headers.remove(header::COOKIE);
     for value in kept {
@@ -106,81 +149,96 @@ fn strip_session_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn without_session(line: &str) -> Option<HeaderValue> {
-    let kept: Vec<&str> = line
-        .split(';')
-        .map(str::trim)
-        .filter(|pair| !pair.is_empty() && !is_session_cookie(cookie_name(pair)))
+fn without_session(line: &[u8]) -> Option<HeaderValue> {
+    let kept: Vec<&[u8]> = pairs(line)
+        .filter(|pair| !pair.is_empty() && !is_session_cookie(pair))
         .collect();
     (!kept.is_empty())
-        .then(|| HeaderValue::from_str(&kept.join("; ")).ok())
+        .then(|| HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok())
         .flatten()
-}
-
-fn cookie_name(pair: &str) -> &str {
-    pair.split('=').next().unwrap_or_default().trim()
 }
 
 /// Prepares the org's headers for the caller. `plain` says that the listener speaks http, where a client would drop
 /// `Secure` cookies and must not learn to insist on https.
 pub fn from_org(headers: &mut HeaderMap, org: &Instance, plain: bool) {
-    remove_named_by_connection(headers);
-    if headers.keys().any(is_hop_by_hop) {
-        let doomed: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
-        for name in &doomed {
-            headers.remove(name);
-        }
+    let found = Found::among(headers.keys(), response_kind);
+    if found.has(CONNECTION) {
+        remove_named_by_connection(headers);
     }
-    if headers.contains_key(header::SET_COOKIE) {
+    if found.has(STAYS | CONNECTION | TE) {
+        remove_all(headers, |name| {
+            hop_by_hop_kind(name.as_str()) != 0 || *name == "proxy-connection"
+        });
+    }
+    if found.has(COOKIES) {
         adapt_cookies(headers, plain);
     }
-    if plain {
+    if plain && found.has(STRICT_TRANSPORT) {
         headers.remove(header::STRICT_TRANSPORT_SECURITY);
     }
-    if let Some(location) = headers.get(header::LOCATION)
-        && let Some(relative) = relative_location(location, org)
+    if found.has(LOCATION)
+        && let Some(relative) = headers
+            .get(header::LOCATION)
+            .and_then(|location| relative_location(location, org))
     {
         headers.insert(header::LOCATION, relative);
     }
 }
 
 fn adapt_cookies(headers: &mut HeaderMap, plain: bool) {
-    let kept: Vec<HeaderValue> = headers
-        .get_all(header::SET_COOKIE)
-        .iter()
-        .filter_map(|value| adapt_cookie(value, plain))
-        .collect();
-    headers.remove(header::SET_COOKIE);
-    for value in kept {
-        headers.append(header::SET_COOKIE, value);
+    let mut holds_session = false;
+    for (name, value) in headers.iter_mut() {
+        if *name == header::SET_COOKIE {
+            if is_session_cookie(pairs(value.as_bytes()).next().unwrap_or_default()) {
+                holds_session = true;
+            } else if let Some(adapted) = adapted_cookie(value.as_bytes(), plain) {
+                *value = adapted;
+            }
+        }
+    }
+    if holds_session {
+        let kept: Vec<HeaderValue> = headers
+            .get_all(header::SET_COOKIE)
+            .iter()
+            .filter(|value| !is_session_cookie(pairs(value.as_bytes()).next().unwrap_or_default()))
+            .cloned()
+            .collect();
+        headers.remove(header::SET_COOKIE);
+        for value in kept {
+            headers.append(header::SET_COOKIE, value);
+        }
     }
 }
 
-/// The cookie without `Domain` (and `Secure`); `None` for a session cookie, which is a credential.
-fn adapt_cookie(value: &HeaderValue, plain: bool) -> Option<HeaderValue> {
-    let Ok(line) = value.to_str() else {
-        // Not text that can be taken apart: it may hide a session, so it goes.
-        return None;
+/// The cookie without `Domain` (and `Secure`); `None` if it has neither.
+fn adapted_cookie(line: &[u8], plain: bool) -> Option<HeaderValue> {
+    let goes = |part: &[u8]| {
+        let part = part.trim_ascii_start();
+        match part.first().map(u8::to_ascii_lowercase) {
+            Some(b'd') => attribute_is(part, b"domain"),
+            Some(b's') => plain && attribute_is(part, b"secure"),
+            _ => false,
+        }
     };
-    let mut parts = line.split(';');
-    let pair = parts.next().unwrap_or_default();
-    if is_session_cookie(cookie_name(pair)) {
-        return None;
+    let mut adapted: Vec<u8> = Vec::with_capacity(line.len());
+    for (n, part) in line.split(|byte| *byte == b';').enumerate() {
+        if n == 0 {
+            adapted.extend_from_slice(part);
+        } else if !goes(part) {
+            adapted.push(b';');
+            adapted.extend_from_slice(part);
+        }
     }
-    let goes = |part: &str| {
-        let name = part.split('=').next().unwrap_or_default().trim();
-        name.eq_ignore_ascii_case("domain") || (plain && name.eq_ignore_ascii_case("secure"))
-    };
-    if !parts.clone().any(goes) {
-        return Some(value.clone());
-    }
-    let mut adapted = String::with_capacity(line.len());
-    adapted.push_str(pair);
-    for part in parts.filter(|part| !goes(part)) {
-        adapted.push(';');
-        adapted.push_str(part);
-    }
-    HeaderValue::from_str(&adapted).ok()
+    // Parts of a valid header value are a valid header value.
+    (adapted.len() < line.len())
+        .then(|| HeaderValue::from_maybe_shared(bytes::Bytes::from(adapted)).ok())
+        .flatten()
+}
+
+/// Whether a cookie's attribute has this name, with or without a value.
+fn attribute_is(part: &[u8], name: &[u8]) -> bool {
+    let found = part.split(|byte| *byte == b'=').next().unwrap_or_default();
+    found.trim_ascii_end().eq_ignore_ascii_case(name)
 }
 
 /// An absolute `Location` on the org's own host, made relative, so that the client stays with the proxy.
@@ -400,8 +458,8 @@ mod tests {
             let mut headers = map(&[("cookie", &line)]);
             strip_request(&mut headers);
             let left = headers.get(header::COOKIE).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
-            prop_assert!(!left.split(';').any(|pair| is_session_cookie(cookie_name(pair))), "{left}");
-            let innocent = pairs.iter().filter(|pair| !is_session_cookie(cookie_name(pair))).count();
+            prop_assert!(!left.split(';').any(|pair| is_session_cookie(pair.as_bytes())), "{left}");
+            let innocent = pairs.iter().filter(|pair| !is_session_cookie(pair.as_bytes())).count();
             prop_assert_eq!(left.split("; ").filter(|pair| !pair.is_empty()).count(), innocent);
         }
     }

@@ -5,7 +5,6 @@
 //! Units: seconds in metrics, milliseconds in logs.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -99,25 +98,35 @@ impl Repeat {
     }
 }
 
-/// The methods that are label values; all others are `OTHER`.
+/// The methods that are label values; all others count as the last.
 const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "OTHER"];
 
-fn method_word(method: &Method) -> &'static str {
-    METHODS
-        .into_iter()
-        .find(|word| *word == method.as_str())
-        .unwrap_or("OTHER")
+/// A place in [`METHODS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct MethodWord(usize);
+
+impl MethodWord {
+    fn of(method: &str) -> Self {
+        let found = METHODS.iter().position(|word| *word == method);
+        Self(found.unwrap_or(METHODS.len() - 1))
+    }
+
+    fn as_str(self) -> &'static str {
+        METHODS[self.0]
+    }
 }
 
-type Key = (Option<Surface>, &'static str, u16, Outcome);
+/// What tells a series of `requests_total` from the others.
+type Key = (Option<Surface>, MethodWord, u16, Outcome);
 
 /// The metrics of one org's calls, resolved once.
 pub struct Calls {
     org: OrgName,
     metrics: Metrics,
-    /// Series of `requests_total` that have been used.
-    requests: Mutex<HashMap<Key, IntCounter>>,
-    durations: HashMap<Surface, Histogram>,
+    /// Series of `requests_total` that have been used. Few: a look along them is cheaper than a hash.
+    requests: Mutex<Vec<(Key, IntCounter)>>,
+    /// In the order of [`Surface::ALL`].
+    durations: [Histogram; Surface::ALL.len()],
     overhead: Histogram,
     in_flight: IntGauge,
     api_used: prometheus::Gauge,
@@ -149,12 +158,10 @@ impl Calls {
         }
         let calls = Self {
             requests: Mutex::default(),
-            durations: Surface::ALL
-                .map(|surface| {
-                    let labels = [name, surface.as_str()];
-                    (surface, metrics.request_duration.with_label_values(&labels))
-                })
-                .into(),
+            durations: Surface::ALL.map(|surface| {
+                let labels = [name, surface.as_str()];
+                metrics.request_duration.with_label_values(&labels)
+            }),
             overhead: metrics.overhead.with_label_values(&[name]),
             in_flight: metrics.requests_in_flight.with_label_values(&[name]),
             api_used: metrics.api_requests_used.with_label_values(&[name]),
@@ -165,30 +172,31 @@ impl Calls {
             log,
         };
         for method in ["GET", "POST", "PATCH", "DELETE"] {
-            calls.requests(&(Some(Surface::Rest), method, 200, Outcome::Ok));
+            calls.count((Some(Surface::Rest), MethodWord::of(method), 200, Outcome::Ok), 0);
         }
         for outcome in [Outcome::TokenError, Outcome::ProxyError] {
-            calls.requests(&(Some(Surface::Rest), "GET", 503, outcome));
+            calls.count((Some(Surface::Rest), MethodWord::of("GET"), 503, outcome), 0);
         }
         Arc::new(calls)
     }
 
-    fn requests(&self, key: &Key) -> IntCounter {
+    /// Adds `n` to a series of `requests_total`; 0 makes it exist.
+    fn count(&self, key: Key, n: u64) {
         let mut known = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .entry(*key)
-            .or_insert_with(|| {
-                let (surface, method, status, outcome) = *key;
-                let code = match status {
-                    0 => "none".to_owned(),
-                    code => code.to_string(),
-                };
-                let surface = surface.map_or("none", Surface::as_str);
-                self.metrics
-                    .requests
-                    .with_label_values(&[self.org.as_str(), surface, method, &code, outcome.as_str()])
-            })
-            .clone()
+        if let Some((_, counter)) = known.iter().find(|(known, _)| *known == key) {
+            counter.inc_by(n);
+            return;
+        }
+        let (surface, method, status, outcome) = key;
+        let code = match status {
+            0 => "none".to_owned(),
+            code => code.to_string(),
+        };
+        let surface = surface.map_or("none", Surface::as_str);
+        let labels = [self.org.as_str(), surface, method.as_str(), &code, outcome.as_str()];
+        let counter = self.metrics.requests.with_label_values(&labels);
+        counter.inc_by(n);
+        known.push((key, counter));
     }
 
     pub fn guard_refused(&self, refusal: Refusal) {
@@ -230,7 +238,7 @@ impl Calls {
 /// One call, from its head to its last byte.
 pub struct Record {
     calls: Arc<Calls>,
-    method: &'static str,
+    method: MethodWord,
     surface: Option<Surface>,
     status: u16,
     outcome: Outcome,
@@ -246,7 +254,7 @@ impl Record {
     pub fn start(calls: &Arc<Calls>, method: &Method) -> Self {
         calls.in_flight.inc();
         Self {
-            method: method_word(method),
+            method: MethodWord::of(method.as_str()),
             calls: Arc::clone(calls),
             surface: None,
             status: 0,
@@ -288,13 +296,10 @@ impl Drop for Record {
     fn drop(&mut self) {
         let calls = &self.calls;
         calls.in_flight.dec();
-        let key = (self.surface, self.method, self.status, self.outcome);
-        calls.requests(&key).inc();
+        calls.count((self.surface, self.method, self.status, self.outcome), 1);
         let duration = self.started.elapsed();
         if let Some(surface) = self.surface {
-            if let Some(histogram) = calls.durations.get(&surface) {
-                histogram.observe(duration.as_secs_f64());
-            }
+            calls.durations[surface as usize].observe(duration.as_secs_f64());
             if let Some(answered) = self.answered {
                 let ours = (answered - self.started).saturating_sub(self.waited);
                 calls.overhead.observe(ours.as_secs_f64());
@@ -304,7 +309,7 @@ impl Drop for Record {
             tracing::info!(
                 target: "sf_token_proxy::access",
                 org = calls.org.as_str(),
-                method = self.method,
+                method = self.method.as_str(),
                 surface = self.surface.map_or("none", Surface::as_str),
                 status = self.status,
                 outcome = self.outcome.as_str(),

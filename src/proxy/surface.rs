@@ -18,6 +18,7 @@ pub enum Surface {
 }
 
 impl Surface {
+    /// In the order of the variants: `Surface::Rest as usize` is its place.
     pub const ALL: [Self; 4] = [Self::Rest, Self::ApexRest, Self::Identity, Self::Extra];
 
     /// The word in metrics and logs.

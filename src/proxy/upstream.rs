@@ -15,7 +15,10 @@ use std::{
     error::Error as StdError,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -36,14 +39,14 @@ use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Instant, Sleep, timeout},
+    time::{Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
 use super::{
-    body::{OutBody, Upload, poll_idle},
+    body::{OutBody, Patience, Upload},
     headers,
 };
 use crate::{
@@ -54,6 +57,9 @@ use crate::{
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 type Sender = http1::SendRequest<OutBody>;
+
+/// The sweeper comes so often in `pool_idle_timeout`: that is how exactly it is kept.
+const SWEEPS: u32 = 4;
 
 /// Why the org gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +111,8 @@ struct Pool {
     /// By instance; normally one. An org's old hosts empty by themselves.
     hosts: Mutex<Vec<Host>>,
     max_idle: usize,
-    idle_timeout: Duration,
+    /// Counts the sweeper's rounds, a clock that costs nothing to read.
+    round: AtomicU64,
     idle: IntGauge,
     in_use: IntGauge,
 }
@@ -118,7 +125,8 @@ struct Host {
 
 struct Idle {
     sender: Sender,
-    since: Instant,
+    /// The sweeper's round in which it became idle.
+    since: u64,
 }
 
 /// A connection in use; counted until it is dropped.
@@ -159,7 +167,7 @@ impl Upstream {
             pool: Arc::new(Pool {
                 hosts: Mutex::default(),
                 max_idle: settings.pool_max_idle,
-                idle_timeout: settings.pool_idle_timeout,
+                round: AtomicU64::new(0),
                 idle: gauge("idle"),
                 in_use: gauge("in_use"),
             }),
@@ -169,16 +177,16 @@ impl Upstream {
 
     /// Closes connections that have been idle too long, until `stop`; then all idle ones, and waits for the rest.
     pub async fn run(&self, stop: CancellationToken) {
-        let period = (self.settings.pool_idle_timeout / 4).max(Duration::from_secs(1));
+        let period = self.settings.pool_idle_timeout / SWEEPS;
         loop {
             // Either branch may be dropped: a sleep and a flag.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(period) => self.pool.close_idle(self.settings.pool_idle_timeout),
+                () = tokio::time::sleep(period) => self.pool.sweep(),
             }
         }
-        self.pool.close_idle(Duration::ZERO);
+        self.pool.close_all();
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -194,7 +202,8 @@ impl Upstream {
             let reused = pooled.is_some();
             let mut lease = match pooled {
                 Some(lease) => lease,
-                None => self.connect(instance).await?,
+                // Boxed: a handshake's state is large, and most calls need none.
+                None => Box::pin(self.connect(instance)).await?,
             };
             let sender = lease
                 .sender
@@ -353,8 +362,7 @@ impl Pool {
     async fn take(self: &Arc<Self>, instance: &Arc<Instance>) -> Option<Lease> {
         loop {
             let mut idle = self.pop(instance)?;
-            let fresh = idle.since.elapsed() < self.idle_timeout;
-            if fresh && !idle.sender.is_closed() && (idle.sender.is_ready() || settles(&mut idle.sender).await) {
+            if !idle.sender.is_closed() && (idle.sender.is_ready() || settles(&mut idle.sender).await) {
                 return Some(self.lease(idle.sender, instance));
             }
         }
@@ -374,7 +382,7 @@ impl Pool {
         }
         let idle = Idle {
             sender,
-            since: Instant::now(),
+            since: self.round.load(Ordering::Relaxed),
         };
         let mut hosts = self.lock();
         if let Some(host) = hosts.iter_mut().find(|host| same(&host.instance, instance)) {
@@ -391,17 +399,23 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for `age` or longer, and forgets hosts without connections.
-    fn close_idle(&self, age: Duration) {
+    /// One round: closes what has been idle for [`SWEEPS`] of them, and forgets hosts without connections.
+    fn sweep(&self) {
+        let round = self.round.fetch_add(1, Ordering::Relaxed);
         let mut closed = 0;
         self.lock().retain_mut(|host| {
             let before = host.idle.len();
             host.idle
-                .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < age);
+                .retain(|idle| !idle.sender.is_closed() && round.saturating_sub(idle.since) < u64::from(SWEEPS));
             closed += before - host.idle.len();
             !host.idle.is_empty()
         });
         self.idle.sub(i64::try_from(closed).unwrap_or(0));
+    }
+
+    fn close_all(&self) {
+        self.lock().clear();
+        self.idle.set(0);
     }
 
     fn forget(&self, instance: &Arc<Instance>) {
@@ -446,8 +460,7 @@ pub struct InBody {
     lease: Option<Lease>,
     upload: Upload,
     idle_limit: Duration,
-    idle: Option<Pin<Box<Sleep>>>,
-    last_progress: Instant,
+    patience: Patience,
 }
 
 /// Why an answer's body ended early.
@@ -467,8 +480,7 @@ impl InBody {
             lease: Some(lease),
             upload,
             idle_limit,
-            idle: None,
-            last_progress: Instant::now(),
+            patience: Patience::default(),
         };
         if body.source.as_ref().is_some_and(Body::is_end_stream) {
             body.ended();
@@ -512,10 +524,10 @@ impl InBody {
             return Poll::Ready(None);
         };
         let Poll::Ready(frame) = Pin::new(&mut *source).poll_frame(cx) else {
-            return poll_idle(&mut self.idle, self.last_progress, self.idle_limit, cx)
-                .map(|()| Some(Err(InBodyError::Stalled)));
+            let lost = self.patience.poll_lost(self.idle_limit, cx);
+            return lost.map(|()| Some(Err(InBodyError::Stalled)));
         };
-        self.last_progress = Instant::now();
+        self.patience.rewarded();
         let ended = source.is_end_stream();
         match frame {
             Some(Ok(frame)) => {

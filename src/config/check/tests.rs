@@ -505,7 +505,7 @@ fn names_origins_and_paths_are_checked() {
         "app.example",
         "https://app.example/x",
         "https://*.example",
-        "https://a?b",
+        "https://a/b c",
         "file:///x",
     ] {
         assert_eq!(

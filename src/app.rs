@@ -156,10 +156,7 @@ impl Bound {
         let mut callers: JoinSet<Ended> = JoinSet::new();
         for (listener, door, limits) in self.doors {
             let stop = stop.clone();
-            let handler = move |request| {
-                let door = Arc::clone(&door);
-                async move { door.handle(request).await }
-            };
+            let handler = move |request| door.handle(request);
             callers.spawn(async move { ("a listener", server::serve(listener, handler, limits, stop).await) });
         }
         // These outlive the callers.

@@ -126,6 +126,8 @@ fn configuration(options: &Options, org: &Summary, listen: &str, admin: &str) ->
                 "username": jwt.username,
                 "private_key": format!("file:{}", jwt.key_file.display()),
             }},
+            // Here somebody revokes for fun, or a test does several times a second; no real org is to be spared.
+            "login_budget": {"burst": 3600, "per_minute": 60},
         }},
         "upstream": {"ca_file": org.ca_file},
         "log": {"level": "warn"},

@@ -28,7 +28,7 @@ use super::{
     headers,
     probe::{Finding, Prober},
     record::{Calls, Outcome, Record, Repeat},
-    surface::Surface,
+    surface::{Surface, is_list_of_versions},
     upstream::{Answer, Head, InBody, InBodyError, Upstream},
     verdict::{INSPECT_BYTES, Verdict, needs_body, verdict},
 };
@@ -67,26 +67,39 @@ struct Call {
 }
 
 impl Door {
-    /// Answers one call; every failure is an answer.
-    pub async fn handle(&self, request: Request<Incoming>) -> Response<OutgoingBody> {
-        let mut record = Record::start(&self.proxy.calls, request.method());
-        match self.answer(request, &mut record).await {
-            Ok(response) => {
-                record.answered(response.status());
-                let outcome = Outcome::of_status(response.status());
-                response.map(|body| OutgoingBody::org(body, record, outcome))
-            }
-            Err(error) => {
-                let response = error.response();
-                tracing::debug!(error = %error, status = response.status().as_u16(), "answered ourselves");
-                record.answered(response.status());
-                let outcome = error.outcome();
-                response.map(|body| OutgoingBody::own(body, record, outcome))
+    /// Answers one call; every failure is an answer. What needs no waiting is done before the future is made, so that it
+    /// holds as little as possible: its size is paid for with each call.
+    pub fn handle(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<OutgoingBody>> + use<> {
+        let door = Arc::clone(self);
+        let mut record = Record::start(&door.proxy.calls, request.method());
+        let call = door.prepare(request, &mut record);
+        async move {
+            let answered = match call {
+                Ok(call) => door.answer(&call, &mut record).await,
+                Err(error) => Err(error),
+            };
+            match answered {
+                Ok(response) => {
+                    record.answered(response.status());
+                    let outcome = Outcome::of_status(response.status());
+                    response.map(|body| OutgoingBody::org(body, record, outcome))
+                }
+                Err(error) => {
+                    let response = error.response();
+                    tracing::debug!(error = %error, status = response.status().as_u16(), "answered ourselves");
+                    record.answered(response.status());
+                    let outcome = error.outcome();
+                    response.map(|body| OutgoingBody::own(body, record, outcome))
+                }
             }
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, record: &mut Record) -> Result<Response<InBody>, CallError> {
+    /// The guard's word, and the call as the org will see it but for host and credential.
+    fn prepare(&self, request: Request<Incoming>, record: &mut Record) -> Result<Call, CallError> {
         let proxy = &*self.proxy;
         let (mut parts, body) = request.into_parts();
         let surface = self.rules.check(&parts).map_err(|refusal| {
@@ -95,7 +108,7 @@ impl Door {
         })?;
         record.surface(surface);
         headers::strip_request(&mut parts.headers);
-        let call = Call {
+        Ok(Call {
             surface,
             upload: Upload::new(body, &proxy.store, proxy.body_idle),
             head: Head {
@@ -107,10 +120,14 @@ impl Door {
                     .unwrap_or_else(|| PathAndQuery::from_static("/")),
                 headers: parts.headers,
             },
-        };
-        let (answer, token) = proxy.call(&call, record).await?;
+        })
+    }
+
+    async fn answer(&self, call: &Call, record: &mut Record) -> Result<Response<InBody>, CallError> {
+        let proxy = &*self.proxy;
+        let (answer, token) = proxy.call(call, record).await?;
         let mut response = answer.response;
-        if response.status().is_success() {
+        if response.status().is_success() && !is_list_of_versions(call.head.target.path()) {
             proxy.tokens.worked(token.generation);
         }
         proxy.calls.see_limits(response.headers());
@@ -234,9 +251,12 @@ impl Proxy {
     }
 
     /// A renewed token was refused too. `None`: pass that on. A token that nobody has seen working ends the story (an
-    /// org that refuses everything costs one repeat a call); one that has worked may have died since.
+    /// org that refuses everything costs one repeat a call); one that has worked may have died since, also when others
+    /// are at home with the next one already.
     async fn after_a_second_refusal(&self, refused: &Token) -> Option<Result<Arc<Token>, TokenError>> {
-        self.tokens.seen_working(refused.generation)?;
+        if !self.tokens.worked_since(refused.generation) {
+            return None;
+        }
         if let Some(newer) = self.tokens.current()
             && newer.generation > refused.generation
         {

@@ -67,6 +67,11 @@ pub fn surface(path: &str, extra_paths: &[String]) -> Result<Surface, PathRefusa
     }
 }
 
+/// The org answers it without a login: it says nothing of the token (SF §6).
+pub fn is_list_of_versions(path: &str) -> bool {
+    path.trim_matches('/') == "services/data"
+}
+
 fn is_under(path: &str, extra: &str) -> bool {
     if extra.ends_with('/') {
         path.starts_with(extra)

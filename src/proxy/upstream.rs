@@ -14,7 +14,7 @@ use std::{
     collections::VecDeque,
     error::Error as StdError,
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -39,7 +39,7 @@ use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -194,22 +194,24 @@ impl Upstream {
     /// Sends one attempt and waits for the head of the answer.
     pub async fn send(&self, token: &Token, head: &Head, upload: &Upload) -> Result<Answer, UpstreamError> {
         let instance = &token.instance;
-        let mut request = head.request(token, upload);
         let mut reconnected = false;
-        // Idle connections that turn out dead give the request back; after them comes a new one.
+        // A request that a dead connection gave back.
+        let mut untouched: Option<Box<Request<OutBody>>> = None;
         loop {
-            let pooled = self.pool.take(instance).await;
-            let reused = pooled.is_some();
-            let mut lease = match pooled {
-                Some(lease) => lease,
+            let (mut lease, reused) = match self.pool.take(instance) {
+                Some(Taken::Ready(lease)) => (lease, true),
+                Some(Taken::Settling(lease)) => match Box::pin(settled(lease)).await {
+                    Some(lease) => (lease, true),
+                    None => continue,
+                },
                 // Boxed: a handshake's state is large, and most calls need none.
-                None => Box::pin(self.connect(instance)).await?,
+                None => (Box::pin(self.connect(instance)).await?, false),
             };
-            let sender = lease
-                .sender
-                .as_mut()
-                .expect("a lease must hold its connection until it goes back");
-            let sent = sender.try_send_request(request);
+            let request = match untouched.take() {
+                Some(request) => *request,
+                None => head.request(token, upload),
+            };
+            let sent = pin!(lease.sender().try_send_request(request));
             let mut broke = match self.answer_in_time(sent, upload, instance).await? {
                 Ok(response) => {
                     let response = self.receive(response, lease, upload);
@@ -219,7 +221,7 @@ impl Upstream {
             };
             reconnected = true;
             match broke.take_message() {
-                Some(untouched) if reused => request = untouched,
+                Some(request) if reused => untouched = Some(Box::new(request)),
                 _ => {
                     let cause = broke.into_error();
                     let may_repeat = reused
@@ -233,7 +235,6 @@ impl Upstream {
                     }
                     // The others in the pool are as old: do not try them one by one.
                     self.pool.forget(instance);
-                    request = head.request(token, upload);
                 }
             }
         }
@@ -242,15 +243,14 @@ impl Upstream {
     /// Waits for the head of the answer; the time counts from the last movement of the request body.
     async fn answer_in_time<F: Future>(
         &self,
-        sent: F,
+        mut sent: Pin<&mut F>,
         upload: &Upload,
         instance: &Instance,
     ) -> Result<F::Output, UpstreamError> {
         let after = self.settings.response_timeout;
-        let mut sent = std::pin::pin!(sent);
         let mut deadline = Instant::now() + after;
         loop {
-            if let Ok(output) = tokio::time::timeout_at(deadline, &mut sent).await {
+            if let Ok(output) = timeout_at(deadline, sent.as_mut()).await {
                 return Ok(output);
             }
             match upload.last_progress() {
@@ -359,12 +359,19 @@ impl Pool {
     }
 
     /// The most recently used connection that is still open.
-    async fn take(self: &Arc<Self>, instance: &Arc<Instance>) -> Option<Lease> {
+    fn take(self: &Arc<Self>, instance: &Arc<Instance>) -> Option<Taken> {
         loop {
-            let mut idle = self.pop(instance)?;
-            if !idle.sender.is_closed() && (idle.sender.is_ready() || settles(&mut idle.sender).await) {
-                return Some(self.lease(idle.sender, instance));
+            let idle = self.pop(instance)?;
+            if idle.sender.is_closed() {
+                continue;
             }
+            let ready = idle.sender.is_ready();
+            let lease = self.lease(idle.sender, instance);
+            return Some(if ready {
+                Taken::Ready(lease)
+            } else {
+                Taken::Settling(lease)
+            });
         }
     }
 
@@ -431,9 +438,18 @@ fn same(a: &Arc<Instance>, b: &Arc<Instance>) -> bool {
     Arc::ptr_eq(a, b) || a == b
 }
 
-/// Waits for a connection whose last answer has been read but whose task has not come round yet.
-async fn settles(sender: &mut Sender) -> bool {
-    matches!(timeout(Duration::from_millis(100), sender.ready()).await, Ok(Ok(())))
+/// A connection from the pool.
+enum Taken {
+    Ready(Lease),
+    /// Its last answer has been read, but its task has not come round yet.
+    Settling(Lease),
+}
+
+/// `None`: the connection turned out to be closed.
+async fn settled(mut lease: Lease) -> Option<Lease> {
+    const SOON: Duration = Duration::from_millis(100);
+    let ready = timeout(SOON, lease.sender().ready()).await;
+    matches!(ready, Ok(Ok(()))).then_some(lease)
 }
 
 impl Drop for Lease {
@@ -443,6 +459,12 @@ impl Drop for Lease {
 }
 
 impl Lease {
+    fn sender(&mut self) -> &mut Sender {
+        self.sender
+            .as_mut()
+            .expect("a lease must hold its connection until it goes back")
+    }
+
     /// Both bodies have ended: the connection can serve another call.
     fn give_back(mut self) {
         if let Some(sender) = self.sender.take() {

@@ -132,6 +132,11 @@ impl Tokens {
         self.shared.seen_working(generation)
     }
 
+    /// Whether the org has taken this generation, or a later one.
+    pub fn worked_since(&self, generation: Generation) -> bool {
+        self.shared.worked.load(Ordering::Relaxed) >= generation.0
+    }
+
     pub fn snapshot(&self) -> Snapshot {
         let seen = self.published.borrow().clone();
         let token = seen.token.as_ref();

@@ -9,10 +9,12 @@
 mod support;
 
 mod admin;
+mod binary;
 mod check;
 mod docs;
 mod guard;
 mod org_trouble;
 mod outage;
 mod passthrough;
+mod practice;
 mod refusal;

@@ -230,6 +230,61 @@ async fn sixty_four_callers_and_twenty_revocations() {
     app.stop().await;
 }
 
+/// A repeat may be refused late (the org reads a long upload first), when its token has died and others are at home with the
+/// next one: that is no second refusal of a token that never worked.
+#[tokio::test]
+async fn a_repeat_that_was_refused_while_others_got_on_is_sent_with_their_token() {
+    // as in `sixty_four_callers_and_twenty_revocations`
+    let dead = Arc::new(AtomicU32::new(1));
+    let org = RawOrg::start({
+        let dead = Arc::clone(&dead);
+        move |request| {
+            let number: u32 = request.token().rsplit('_').next().unwrap().parse().unwrap();
+            if number > dead.load(Ordering::SeqCst) {
+                return Script::ok();
+            }
+            if request.target().ends_with("/slow") && number == 2 {
+                let Script::Say(refusal) = Script::expired() else {
+                    unreachable!()
+                };
+                return Script::Slowly(vec![(Duration::from_millis(500), refusal)]);
+            }
+            Script::expired()
+        }
+    })
+    .await;
+    let app = Running::start(&org.url(), |_| {}).await;
+    dead.store(2, Ordering::SeqCst);
+    let mut slow = tokio::task::JoinSet::new();
+    slow.spawn(call(app.proxy, "GET /services/data/v60.0/slow HTTP/1.1", b""));
+    eventually("the slow repeat", || org.seen().len(), |n| *n == 2).await;
+    // The cool-down has not begun: nobody was refused twice yet.
+    assert_eq!(call(app.proxy, GET, b"").await.status, 200);
+    assert_eq!(slow.join_next().await.unwrap().unwrap().status, 200);
+    assert_eq!(org.logins(), 3);
+    app.stop().await;
+}
+
+/// The list of versions is answered without a login (SF §6), also with a dead token.
+#[tokio::test]
+async fn the_list_of_versions_does_not_prove_that_a_token_works() {
+    let org = RawOrg::start(|request| match request.target().trim_end_matches('/') {
+        "/services/data" | "//services/data?x" => Script::ok(),
+        _ => Script::expired(),
+    })
+    .await;
+    let app = Running::start(&org.url(), |_| {}).await;
+    for target in ["/services/data", "/services/data/", "//services/data?x"] {
+        let versions = format!("GET {target} HTTP/1.1");
+        assert_eq!(call(app.proxy, &versions, b"").await.status, 200);
+        assert_eq!(call(app.proxy, GET, b"").await.status, 401);
+        assert_eq!(call(app.proxy, &versions, b"").await.status, 200);
+        assert_eq!(call(app.proxy, GET, b"").await.status, 401);
+    }
+    assert_eq!(org.logins(), 2, "one forced login, then the cool-down");
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn a_body_of_unknown_length_is_repeated_with_the_same_bytes() {
     let body: Vec<u8> = (0..10_000_000u32).map(|n| (n % 251) as u8).collect();

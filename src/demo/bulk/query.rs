@@ -19,6 +19,9 @@ use crate::demo::{
     world::World,
 };
 
+/// Rows of a page when nobody says how many. Salesforce's number is its own affair; clients that follow the locator must meet one.
+const DEFAULT_PAGE: usize = 20_000;
+
 pub(super) struct Job {
     operation: String,
     query: Query,
@@ -156,7 +159,7 @@ fn results(call: &Call, job: &Job) -> Result<Answer, Answer> {
     let most = call
         .parameter("maxRecords")
         .and_then(|m| m.parse().ok())
-        .unwrap_or(usize::MAX)
+        .unwrap_or(DEFAULT_PAGE)
         .max(1);
     let end = from.saturating_add(most).min(job.rows.len());
     let locator = if end < job.rows.len() {

@@ -87,7 +87,9 @@ fn multipart(body: &Bytes, boundary: &str) -> Option<(Map<String, Value>, Bytes)
         let head_end = at + position(&body[at..end], b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(&body[at..head_end]).to_lowercase();
         let content = body.slice(head_end + 4..end);
-        if head.contains("filename=") || head.contains("name=\"versiondata\"") {
+        // A browser's FormData and Node's give every Blob a file name, the JSON part too; whether Salesforce goes by the name is not confirmed.
+        let described = head.contains("name=\"entity_");
+        if !described && (head.contains("filename=") || head.contains("name=\"versiondata\"")) {
             file = Some(content);
         } else {
             values = serde_json::from_slice(&content).ok();

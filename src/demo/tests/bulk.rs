@@ -111,6 +111,12 @@ async fn fifty_thousand_rows_go_in_quickly_and_come_out_in_pages() {
         locator = page.header("sforce-locator").unwrap().to_owned();
     }
     assert_eq!((rows, pages), (50_000, 3));
+    let page = practice.get(&format!("{query}/results"), &token).await;
+    assert_eq!(
+        page.header("sforce-numberofrecords"),
+        Some("20000"),
+        "pages come unasked"
+    );
     practice.stop().await;
 }
 

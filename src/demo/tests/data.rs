@@ -350,15 +350,22 @@ async fn files_come_back_byte_for_byte() {
     let path = format!("{DATA}/sobjects/ContentVersion");
     let by_json = json!({"PathOnClient": "a.bin", "VersionData": STANDARD.encode(&content)});
     let by_json = practice.send(Method::POST, &path, &token, by_json).await;
+    // The description with a file name, as FormData gives one to every Blob, and without.
     let mut parts = b"--line\r\nContent-Disposition: form-data; name=\"entity_content\"\r\nContent-Type: application/json\r\n\r\n{\"PathOnClient\":\"b.bin\"}\r\n--line\r\nContent-Disposition: form-data; name=\"VersionData\"; filename=\"b.bin\"\r\nContent-Type: application/octet-stream\r\n\r\n".to_vec();
     parts.extend_from_slice(&content);
     parts.extend_from_slice(b"\r\n--line--\r\n");
-    let by_parts = practice
-        .call(Method::POST, &path, &token)
-        .header("content-type", "multipart/form-data; boundary=\"line\"")
-        .body(parts);
-    let by_parts = got(by_parts).await;
-    for made in [by_json, by_parts] {
+    let kind = "multipart/form-data; boundary=\"line\"";
+    let send_parts = |parts: Vec<u8>| {
+        got(practice
+            .call(Method::POST, &path, &token)
+            .header("content-type", kind)
+            .body(parts))
+    };
+    let mut as_blob =
+        b"--line\r\nContent-Disposition: form-data; name=\"entity_content\"; filename=\"blob\"\r\n".to_vec();
+    as_blob.extend_from_slice(&parts[b"--line\r\nContent-Disposition: form-data; name=\"entity_content\"\r\n".len()..]);
+    let (by_parts, by_blob) = (send_parts(parts).await, send_parts(as_blob).await);
+    for made in [by_json, by_parts, by_blob] {
         assert_eq!(made.status, 201, "{}", made.text);
         let id = made.json()["id"].as_str().unwrap().to_owned();
         let file = practice

@@ -747,9 +747,11 @@ async fn what_the_org_took_is_remembered_for_its_generation() {
     sleep(MINUTE).await;
     assert_eq!(room.tokens.seen_working(first), Some(MINUTE));
     assert_eq!(room.tokens.seen_working(Generation(2)), None);
+    assert!(room.tokens.worked_since(first) && !room.tokens.worked_since(Generation(2)));
     room.tokens.worked(Generation(2));
     room.tokens.worked(first);
     assert_eq!(room.tokens.seen_working(Generation(2)), Some(Duration::ZERO));
+    assert!(room.tokens.worked_since(first) && room.tokens.worked_since(Generation(2)));
     room.stop().await;
 }
 

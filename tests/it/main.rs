@@ -9,6 +9,7 @@
 mod support;
 
 mod admin;
+#[cfg(feature = "demo")]
 mod binary;
 mod check;
 mod docs;
@@ -16,5 +17,6 @@ mod guard;
 mod org_trouble;
 mod outage;
 mod passthrough;
+#[cfg(feature = "demo")]
 mod practice;
 mod refusal;

@@ -30,7 +30,7 @@ use crate::{
 /// Why the program could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    #[error("{setting}: {source}")]
+    #[error("{setting}")]
     Listen { setting: &'static str, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),

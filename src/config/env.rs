@@ -170,6 +170,26 @@ const SETTINGS: [Setting; 40] = {
 
 const CLIENT_ID: &str = "SFPROXY_CLIENT_ID";
 
+/// A variable as the documentation lists it.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    pub name: &'static str,
+    /// The key path it sets: `*` stands for the org's name, `?` for the grant, `0` for the first listener; empty for
+    /// those that set no key.
+    pub path: &'static str,
+    /// Whether it overrides a file.
+    pub beside_a_file: bool,
+}
+
+/// Every variable of this program's own.
+pub fn variables() -> impl Iterator<Item = Variable> {
+    SETTINGS.iter().map(|setting| Variable {
+        name: setting.name,
+        path: setting.path,
+        beside_a_file: BESIDE_A_FILE.contains(&setting.name),
+    })
+}
+
 /// The tree of settings, and which variable stands for which key path.
 pub(super) struct Tree {
     pub(super) value: Value,

@@ -246,7 +246,7 @@ impl Default for BudgetFile {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamFile {
-    /// 100ms to 2m.
+    /// To open a connection to the org, with TLS; 100ms to 2m.
     pub connect_timeout: Span,
     /// From the end of the request to the head of the response; 1s to 1h.
     pub response_timeout: Span,
@@ -282,9 +282,9 @@ impl Default for UpstreamFile {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplayFile {
-    /// Of one call; 0B to 1GiB. A longer body is not repeatable.
+    /// Bytes of one call's body; 0B to 1GiB. A longer body is not repeatable.
     pub max_body: Size,
-    /// Of all calls together; 0B to 64GiB, at least `max_body`.
+    /// Bytes of all calls' bodies together; 0B to 64GiB, at least `max_body`.
     pub total: Size,
 }
 
@@ -320,12 +320,12 @@ impl Default for ShutdownFile {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct LogFile {
-    /// `auto`: text on a terminal, JSON elsewhere.
+    /// `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
     #[cfg_attr(test, schemars(extend("enum" = ["auto", "text", "json"])))]
     pub format: String,
     /// `error`, `warn`, `info`, `debug`, `trace` or `off`; more by target: `info,sf_token_proxy::token=debug`.
     pub level: String,
-    /// One line per call.
+    /// One line per call, without path, query or headers.
     pub requests: bool,
 }
 

@@ -104,6 +104,21 @@ pub fn shown(text: &str) -> String {
     format!("`{}{more}`", cut.escape_debug())
 }
 
+/// A text that should have been a URL, unless it may carry a password or a session. A colon that no port follows may
+/// stand before a password whose end, with the `@`, a stray quote has cut off.
+pub fn url_shown(text: &str) -> String {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let is_port = |after: &str| {
+        let port = after.split('/').next().unwrap_or_default();
+        port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit())
+    };
+    let password = rest.split(':').skip(1).any(|after| !is_port(after));
+    match password || text.contains(['@', '?', '#']) {
+        true => "something else (not shown)".into(),
+        false => shown(text),
+    }
+}
+
 /// The known name that is nearest to `name`, if it is near enough to be meant.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -151,6 +166,22 @@ mod tests {
             problems.add(at, "x");
         }
         assert_eq!(problems.without(&taken).to_string(), "a.bc: x\na: x");
+    }
+
+    #[test]
+    fn a_url_that_may_hold_a_password_is_not_shown() {
+        for text in [
+            "http://u:hunter2@x",
+            "http://u:hunter2",
+            "u:hunter2",
+            "x.example/?sid=1",
+            "http://u:1234567",
+        ] {
+            assert_eq!(url_shown(text), "something else (not shown)", "{text}");
+        }
+        for text in ["http://x.example:8080/a b", "x.example:8080", "x y", ""] {
+            assert_eq!(url_shown(text), shown(text), "{text}");
+        }
     }
 
     #[test]

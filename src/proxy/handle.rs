@@ -4,7 +4,7 @@
 //! one repeat. A repeat that is refused too is passed on as it came, unless the renewed token is known to have worked
 //! and has died since (somebody revokes faster than we repeat): then, and only then, the story goes on.
 //!
-//! Owns: nothing but references. Invariants: a call is sent at most [`MOST_SENDS`] times for its token's sake; what the
+//! Owns: nothing but references. Invariants: a call is sent at most `MOST_SENDS` times for its token's sake; what the
 //! caller sent is never changed between attempts but for host and credential.
 //! Cancel safety: a caller that goes away drops its future; the login it may have waited for goes on.
 

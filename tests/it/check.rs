@@ -226,3 +226,19 @@ fn usage_errors_exit_64_and_help_and_version_0() {
     }
     assert_eq!(tell(&["--help"], &[]).code, 0);
 }
+
+#[test]
+fn a_port_that_is_taken_is_told_once_and_the_exit_code_is_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let dir = folder(CANARY, "log: {level: off}\n");
+    let env = [
+        ("SFPROXY_LISTEN", address.as_str()),
+        ("SFPROXY_ADMIN_LISTEN", "127.0.0.1:0"),
+    ];
+    let told = tell(&["run", "-c", &config_of(&dir)], &env);
+    assert_eq!((told.code, told.out.as_str()), (1, ""));
+    let expected = format!("listeners[].address: cannot listen on {address}: Address already in use");
+    assert!(told.err.starts_with(&expected), "{}", told.err);
+    assert_eq!(told.err.matches("cannot listen").count(), 1, "{}", told.err);
+}

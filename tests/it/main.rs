@@ -9,12 +9,15 @@
 mod support;
 
 mod admin;
+#[cfg(feature = "demo")]
 mod binary;
 mod check;
+mod docs;
 mod egress;
 mod guard;
 mod org_trouble;
 mod outage;
 mod passthrough;
+#[cfg(feature = "demo")]
 mod practice;
 mod refusal;

@@ -14,7 +14,7 @@ use super::{Check, HOUR, SECOND};
 use crate::config::{
     Listener, OrgName,
     file::{AdminFile, ListenerFile, OneOrMany, OrgFile},
-    problem::shown,
+    problem::{shown, url_shown},
 };
 
 /// Under these a token is exchanged for a session or for another token (SF §5: never forwarded).
@@ -179,11 +179,7 @@ impl Check {
                 && !text.contains('*')
         });
         url.map(|url| url.origin().ascii_serialization()).or_else(|| {
-            let found = if text.contains('@') {
-                "something else".into()
-            } else {
-                shown(text)
-            };
+            let found = url_shown(text);
             self.refuse(
                 at,
                 format!("expected an origin such as `https://app.example`, found {found}"),

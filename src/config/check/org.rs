@@ -11,7 +11,7 @@ use super::{Check, HOUR, INSTANT, MINUTE, SECOND};
 use crate::config::{
     Budget, ClientCredentials, Grant, JwtBearer, LoginHost, Org, OrgName, SecretRef, SendSecret, TokenSettings,
     file::{BudgetFile, ClientCredentialsFile, GrantFile, JwtBearerFile, OrgFile, SecretFile, TokenFile},
-    problem::shown,
+    problem::{shown, url_shown},
 };
 
 /// Hosts of Salesforce's web pages; they answer no token request.
@@ -346,12 +346,4 @@ fn is_loopback(url: &Url) -> bool {
 fn is_or_is_under(host: &str, domain: &str) -> bool {
     host.strip_suffix(domain)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-}
-
-/// A text that should have been a URL, unless it may carry a password or a session.
-fn url_shown(text: &str) -> String {
-    match text.contains(['@', '?', '#']) {
-        true => "something else (not shown)".into(),
-        false => shown(text),
-    }
 }

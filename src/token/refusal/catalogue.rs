@@ -117,7 +117,7 @@ const OWN: &[Meaning] = &[
     meaning("unreachable", Transient, "check `login_url`, DNS, the firewall, and HTTPS_PROXY/NO_PROXY"),
     meaning("timeout", Transient, "the login host did not answer in time: check the network, or raise `token.exchange_timeout`"),
     meaning("tls", Transient, "the login host's certificate is not trusted: set `upstream.ca_file` if a proxy on the way re-signs TLS"),
-    meaning("budget_spent", Transient, "the login budget is spent; if something revokes tokens all the time, stop it, or else raise `budget`"),
+    meaning("budget_spent", Transient, "the login budget is spent; if something revokes tokens all the time, stop it, or else raise `login_budget`"),
     meaning("secret_unreadable", Permanent, "make the secret readable where the configuration points to"),
     meaning("key_unusable", Permanent, "set `private_key` to an unencrypted RSA private key in PEM, 2048 bits or more"),
 ];

@@ -1,0 +1,54 @@
+# What CI runs. Each target works alone; `make test` is all of them, first those that fail fastest.
+# One debug profile and one set of features serve tests, benches and clients, so that nothing is built twice.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := test
+.NOTPARALLEL:
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+ALL := tools fmt deny lint doc test-rust bench-smoke clients
+
+.PHONY: test $(ALL)
+
+# Everything, with the time that each part took.
+test:
+	@for part in $(ALL); do \
+	  echo "== $$part"; SECONDS=0; \
+	  $(MAKE) --no-print-directory $$part; \
+	  echo "== $$part: $$SECONDS s"; \
+	done
+	@echo "make test: everything passed"
+
+# Installs what is missing (root or sudo for Debian's packages); does nothing when nothing is.
+tools:
+	@.ci/tools
+
+fmt:
+	cargo fmt --check
+
+# Licences, banned crates, sources. Advisories need a database that is not in this repository.
+deny:
+	cargo fetch --locked
+	cargo deny --locked --offline check licenses bans sources
+
+lint:
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --no-default-features -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+# Unit tests, the whole program, the binary, the documentation's tables.
+test-rust:
+	cargo test --locked
+
+# Each bench once, without measuring.
+bench-smoke:
+	cargo bench --locked --profile dev --bench '*' -- --test
+
+# Real clients against the practice org. `cargo build` would build the dependencies again: tests enable more of them.
+clients:
+	cargo test --locked --test it --no-run
+	tests/clients/setup.sh
+	$(TARGET)/clients/venv/bin/python tests/clients/run.py --bin $(TARGET)/debug/sf-token-proxy

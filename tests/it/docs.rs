@@ -1,0 +1,508 @@
+//! The tables of the documentation against the code.
+//!
+//! A table between `<!-- table NAME -->` and `<!-- end -->` is written by `UPDATE=1 cargo test --test it docs`; without
+//! `UPDATE` a table that differs is a failure. The tables that people write are compared cell by cell.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use assert_cmd::Command;
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use sf_token_proxy::{
+    config::{OrgName, env},
+    proxy::{
+        body::{NotKept, UploadError},
+        error::CallError,
+        guard::Refusal as Guarded,
+        record::{Outcome, Repeat},
+        surface::Surface,
+        upstream::UpstreamError,
+        verdict::REJECTION_REASONS,
+    },
+    token::{
+        Class, REASONS, Refusal, StateWord, TokenError,
+        refusal::{Sent, refusal},
+    },
+};
+
+use crate::support::{RawOrg, Running, Script, call};
+
+fn path(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file)
+}
+
+fn text(file: &str) -> String {
+    std::fs::read_to_string(path(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+}
+
+/// The text between the markers of a generated table.
+fn between<'a>(page: &'a str, file: &str, name: &str) -> &'a str {
+    let begin = format!("<!-- table {name} -->\n");
+    let (_, rest) = page
+        .split_once(&begin)
+        .unwrap_or_else(|| panic!("{file} has no table {name}"));
+    rest.split_once("<!-- end -->").expect("a table must have an end").0
+}
+
+/// The generated table in `file` is `now`; with `UPDATE` it becomes so.
+fn is_current(file: &str, name: &str, now: &str) {
+    // Several tests write one file.
+    static WRITING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let page = text(file);
+    let kept = between(&page, file, name);
+    if kept == now {
+        return;
+    }
+    #[expect(clippy::disallowed_methods, reason = "a switch of these tests alone")]
+    let update = std::env::var("UPDATE").is_ok();
+    if update {
+        let begin = format!("<!-- table {name} -->\n");
+        let page = page.replacen(&format!("{begin}{kept}"), &format!("{begin}{now}"), 1);
+        std::fs::write(path(file), page).unwrap();
+        return;
+    }
+    let stale: Vec<&str> = now.lines().filter(|line| !kept.contains(line)).collect();
+    let gone: Vec<&str> = kept.lines().filter(|line| !now.contains(line)).collect();
+    panic!("{file}: table {name} is stale; run `UPDATE=1 cargo test --test it docs`\nnew: {stale:#?}\nold: {gone:#?}");
+}
+
+/// The cells of the table that follows a heading, without its two head lines; backticks are taken off.
+fn cells(file: &str, heading: &str) -> Vec<Vec<String>> {
+    let page = text(file);
+    let (_, rest) = page
+        .split_once(&format!("{heading}\n"))
+        .unwrap_or_else(|| panic!("{file} has no heading {heading}"));
+    let rows: Vec<Vec<String>> = rest
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
+        .skip(2)
+        .map(|line| {
+            let line = line.trim_matches('|');
+            line.split('|').map(|cell| cell.trim().replace('`', "")).collect()
+        })
+        .collect();
+    assert!(rows.len() > 1, "{file}: no table under {heading}");
+    rows
+}
+
+// Settings
+
+struct Key {
+    path: String,
+    default: String,
+    meaning: String,
+}
+
+/// The settings of `config/schema.json`, which a test of its own keeps equal to the types.
+fn keys() -> Vec<Key> {
+    let schema: Value = serde_json::from_str(&text("config/schema.json")).unwrap();
+    let mut keys = vec![];
+    walk(&schema, &schema, String::new(), &mut keys);
+    keys
+}
+
+fn walk(schema: &Value, node: &Value, at: String, keys: &mut Vec<Key>) {
+    // Options are `anyOf` with null; secrets are `anyOf` of a text and keys, and one setting all the same.
+    let secret = node.get("writeOnly").is_some() || node.to_string().contains("\"writeOnly\"");
+    let options = node.get("anyOf").and_then(Value::as_array);
+    let reference = node.get("$ref").or_else(|| options?.iter().find_map(|o| o.get("$ref")));
+    if let Some(name) = reference.and_then(Value::as_str).filter(|_| !secret) {
+        let name = name.rsplit('/').next().unwrap();
+        return walk(schema, &schema["$defs"][name], at, keys);
+    }
+    let dot = if at.is_empty() { "" } else { "." };
+    if let Some(properties) = node.get("properties").and_then(Value::as_object) {
+        for (name, property) in properties {
+            walk(schema, property, format!("{at}{dot}{name}"), keys);
+        }
+    } else if let Some(named) = node.get("additionalProperties").filter(|named| named.is_object()) {
+        walk(schema, named, format!("{at}{dot}NAME"), keys);
+    } else if let Some(items) = node.get("items").filter(|items| items.get("$ref").is_some()) {
+        walk(schema, items, format!("{at}[]"), keys);
+    } else {
+        keys.push(Key {
+            path: at,
+            default: default_of(&node["default"]),
+            meaning: node["description"].as_str().unwrap_or_default().replace('\n', " "),
+        });
+    }
+}
+
+fn default_of(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Array(items) if items.is_empty() => "none".into(),
+        Value::String(text) => format!("`{text}`"),
+        other => format!("`{other}`"),
+    }
+}
+
+/// Whether a variable's path means this key.
+fn sets(variable: &env::Variable, key: &str) -> bool {
+    let path = variable.path.replace('*', "NAME").replace("listeners.0", "listeners[]");
+    match path.split_once('?') {
+        Some((before, after)) => key.starts_with(before) && key.ends_with(after),
+        None => path == key,
+    }
+}
+
+#[test]
+fn the_settings_table_is_what_the_code_says() {
+    let mut keys = keys();
+    assert!(keys.len() > 35, "the schema gave only {} keys", keys.len());
+    let variables: Vec<env::Variable> = env::variables().collect();
+    let rank = |path: &str| variables.iter().position(|v| sets(v, path)).unwrap_or(usize::MAX);
+    let section = |path: &str| path.split(['.', '[']).next().unwrap_or_default().to_owned();
+    let mut sections: BTreeMap<String, usize> = BTreeMap::new();
+    for key in &keys {
+        let first = sections.entry(section(&key.path)).or_insert(usize::MAX);
+        *first = rank(&key.path).min(*first);
+    }
+    keys.sort_by_key(|key| (sections[&section(&key.path)], rank(&key.path), key.path.clone()));
+
+    let mut used = BTreeSet::new();
+    let mut table = "| Key | Variable | Default | Meaning |\n|---|---|---|---|\n".to_owned();
+    for key in &keys {
+        assert!(!key.meaning.is_empty(), "{} has no description", key.path);
+        let names = variables.iter().filter(|v| sets(v, &key.path)).map(|v| {
+            used.insert(v.name);
+            format!("`{}`{}", v.name, if v.beside_a_file { " †" } else { "" })
+        });
+        let names = names.collect::<Vec<_>>().join(", ");
+        let _ = writeln!(
+            table,
+            "| `{}` | {names} | {} | {} |",
+            key.path, key.default, key.meaning
+        );
+    }
+    for variable in variables.iter().filter(|v| !v.path.is_empty()) {
+        assert!(used.contains(variable.name), "{} sets no key", variable.name);
+    }
+    is_current("README.md", "settings", &table);
+    for variable in &variables {
+        assert!(text("README.md").contains(variable.name), "{}", variable.name);
+    }
+}
+
+#[test]
+fn every_command_is_in_the_readme() {
+    let mut program = Command::cargo_bin("sf-token-proxy").unwrap();
+    let help = program.arg("--help").output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    let commands: BTreeSet<String> = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|word| *word != "help")
+        .map(str::to_owned)
+        .collect();
+    let mut documented: BTreeSet<String> = cells("README.md", "## Commands")
+        .iter()
+        .filter_map(|row| row[0].split_whitespace().next().map(str::to_owned))
+        .collect();
+    if cfg!(not(feature = "demo")) {
+        documented.remove("demo");
+    }
+    assert_eq!(documented, commands);
+}
+
+// Failures
+
+/// A broken connection's error; hyper gives none without a connection.
+async fn broken_connection() -> hyper::Error {
+    let (here, there) = tokio::io::duplex(1024);
+    drop(there);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(here))
+        .await
+        .unwrap();
+    let request = http::Request::new(Empty::new());
+    let (sent, _) = tokio::join!(sender.send_request(request), connection);
+    sent.expect_err("nobody is there")
+}
+
+#[tokio::test]
+async fn the_failure_table_lists_every_error_of_ours() {
+    let host = || "acme.my.salesforce.com".to_owned();
+    let after = Duration::from_secs(1);
+    let mut errors: Vec<CallError> = Guarded::ALL.into_iter().map(CallError::Guard).collect();
+    errors.extend([
+        CallError::Token(TokenError {
+            org: OrgName::new("main"),
+            reason: "timed_out",
+            message: String::new(),
+            retry_after: after,
+        }),
+        CallError::Upstream(UpstreamError::Unreachable {
+            host: host(),
+            cause: "refused".into(),
+        }),
+        CallError::Upstream(UpstreamError::Tls {
+            host: host(),
+            cause: std::io::Error::other("certificate"),
+        }),
+        CallError::Upstream(UpstreamError::ConnectTimeout { host: host(), after }),
+        CallError::Upstream(UpstreamError::ResponseTimeout { host: host(), after }),
+        CallError::Upstream(UpstreamError::Broke {
+            host: host(),
+            cause: broken_connection().await,
+        }),
+        CallError::Upload(UploadError::Broke),
+    ]);
+    let told: BTreeSet<(String, String)> = errors
+        .iter()
+        .map(|error| {
+            let response = error.response();
+            let body: Value = serde_json::from_slice(response.body()).unwrap();
+            let code = body[0]["errorCode"].as_str().unwrap().to_owned();
+            (response.status().as_u16().to_string(), code)
+        })
+        .collect();
+    // Nothing that the table of the code has was left out above.
+    let source = text("src/proxy/error.rs");
+    let in_source: BTreeSet<&str> = source
+        .split('"')
+        .filter(|word| word.starts_with("SFPROXY_") && *word != "SFPROXY_")
+        .collect();
+    let codes: BTreeSet<&str> = told.iter().map(|(_, code)| code.as_str()).collect();
+    assert_eq!(codes, in_source);
+
+    let documented: BTreeSet<(String, String)> = cells("README.md", "## When a call fails")
+        .into_iter()
+        .filter(|row| row[1].starts_with("SFPROXY_"))
+        .map(|row| (row[0].clone(), row[1].clone()))
+        .collect();
+    assert_eq!(documented, told);
+}
+
+/// How each reason shows itself: what the login host answers.
+enum Told {
+    /// `error` and `error_description`.
+    Says(&'static str, &'static str),
+    /// A status, whatever the body.
+    Status(u16, &'static str),
+    /// Found out here.
+    Here(&'static str, &'static str),
+}
+
+/// One for each reason or more, in the order of [`REASONS`].
+const TOLD: &[Told] = {
+    use Told::{Here, Says, Status};
+    &[
+        Says("invalid_grant", "user hasn't approved this consumer"),
+        Says("invalid_app_access", "user is not admin approved to access this app"),
+        Says("invalid_grant", "authentication failure"),
+        Says("invalid_grant", "audience is invalid"),
+        Says("invalid_grant", "invalid assertion"),
+        Says("invalid_grant", "expired authorization code"),
+        Says("invalid_grant", "token request is already being processed"),
+        Says("invalid_grant", "expired access/refresh token"),
+        Says("invalid_grant", "invalid authorization code"),
+        Says("invalid_grant", "ip restricted"),
+        Says("invalid_grant", "request not supported on this domain"),
+        Says("invalid_grant", "no client credentials user enabled"),
+        Says("invalid_grant", "no valid scopes defined"),
+        Says("invalid_scope", ""),
+        Says("invalid_grant", "maximum logins exceeded"),
+        Says("invalid_grant", "login rate exceeded"),
+        Says("invalid_grant", "inactive user"),
+        Says("invalid_grant", "user is locked"),
+        Says("inactive_user", ""),
+        Says("invalid_grant", "data not available"),
+        Says("inactive_org", ""),
+        Status(429, "429"),
+        Says("rate_limit_exceeded", ""),
+        Says("invalid_client_id", ""),
+        Says("invalid_client", "invalid client credentials"),
+        Says("invalid_grant", "client credentials flow not enabled"),
+        Says("unauthorized_client", ""),
+        Says("unsupported_grant_type", ""),
+        Says("invalid_request", "refresh_token scope is required"),
+        Says("invalid_request", ""),
+        Says("redirect_uri_mismatch", ""),
+        Says("access_denied", ""),
+        Says("authorization_pending", ""),
+        Says("invalid_grant", "anything else"),
+        Says("any_other_code", ""),
+        Status(503, "5xx"),
+        Says("server_error", ""),
+        Status(420, "420"),
+        Status(302, "3xx"),
+        Status(404, "another status without an error in its body"),
+        Status(200, "2xx without a token"),
+        Here("unsafe_instance_url", "an `instance_url` that is not https"),
+        Here("unreachable", "no connection"),
+        Here("timeout", "no answer within `token.exchange_timeout`"),
+        Here("tls", "a certificate that is not trusted"),
+        Here("budget_spent", "nothing is sent"),
+        Here("secret_unreadable", "nothing is sent"),
+        Here("key_unusable", "nothing is sent"),
+    ]
+};
+
+impl Told {
+    fn refusal(&self) -> Refusal {
+        match *self {
+            Self::Says(error, description) => says(error, description),
+            Self::Status(status, _) => refusal(status, b"", &Sent::default()),
+            Self::Here(reason, _) => Refusal::of(reason, None),
+        }
+    }
+
+    fn shown(&self) -> String {
+        match *self {
+            Self::Says(error, "") => format!("`{error}`"),
+            Self::Says(error, description) => format!("`{error}: {description}`"),
+            Self::Status(_, shown) | Self::Here(_, shown) => shown.to_owned(),
+        }
+    }
+}
+
+fn says(error: &str, description: &str) -> Refusal {
+    let body = serde_json::json!({"error": error, "error_description": description});
+    refusal(400, body.to_string().as_bytes(), &Sent::default())
+}
+
+fn class_word(class: Class) -> &'static str {
+    match class {
+        Class::Permanent => "permanent",
+        Class::Propagating => "propagating",
+        Class::Transient => "transient",
+        Class::RateLimited => "rate limited",
+    }
+}
+
+#[test]
+fn the_table_of_refusals_is_what_the_code_says() {
+    let mut table = "| Reason | Class | The login host says | Advice |\n|---|---|---|---|\n".to_owned();
+    for reason in REASONS {
+        let mut told: Vec<(Refusal, String)> = TOLD
+            .iter()
+            .map(|told| (told.refusal(), told.shown()))
+            .filter(|(refusal, _)| refusal.reason == *reason)
+            .collect();
+        assert!(!told.is_empty(), "no text leads to {reason}");
+        // Texts with one advice share a row.
+        told.dedup_by(|later, first| {
+            let same = later.0.class == first.0.class && later.0.advice == first.0.advice;
+            if same {
+                first.1 = format!("{}, {}", first.1, later.1);
+            }
+            same
+        });
+        for (refusal, shown) in told {
+            let class = class_word(refusal.class);
+            let advice = refusal.advice.replace('<', "\\<");
+            let _ = writeln!(table, "| `{reason}` | {class} | {shown} | {advice} |");
+        }
+    }
+    is_current("docs/tokens.md", "refusals", &table);
+}
+
+#[test]
+fn the_common_refusals_in_the_readme_mean_what_it_says() {
+    let mut seen = 0;
+    for row in cells("README.md", "### Why there is no token") {
+        let (told, reason) = (&row[0], row[1].as_str());
+        assert!(REASONS.contains(&reason), "{reason} is no reason");
+        if let Some((error, description)) = told.split_once(": ") {
+            assert_eq!(says(error, description).reason, reason, "{told}");
+            seen += 1;
+        } else if told.starts_with("invalid_") {
+            assert_eq!(says(told, "").reason, reason, "{told}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 5, "only {seen} texts were tried");
+}
+
+// Metrics
+
+#[derive(Default)]
+struct Family {
+    kind: String,
+    help: String,
+    labels: BTreeSet<String>,
+}
+
+fn families(page: &str) -> BTreeMap<String, Family> {
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    for line in page.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|line| line.split_once(' ')) {
+            families.entry(name.into()).or_default().help = help.into();
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' ')) {
+            families.entry(name.into()).or_default().kind = kind.into();
+        } else if let Some((series, _)) = line.rsplit_once(' ') {
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let whole = ["_bucket", "_sum", "_count"].iter().find_map(|end| {
+                let name = name.strip_suffix(end)?;
+                families.contains_key(name).then_some(name)
+            });
+            let family = families.get_mut(whole.unwrap_or(name)).expect("HELP comes first");
+            let names = labels
+                .trim_end_matches('}')
+                .split("\",")
+                .filter_map(|l| l.split_once('='));
+            family
+                .labels
+                .extend(names.map(|(l, _)| l.to_owned()).filter(|l| l != "le"));
+        }
+    }
+    families.retain(|name, _| name.starts_with("sf_token_proxy_"));
+    families
+}
+
+#[tokio::test]
+async fn the_metrics_table_is_what_the_admin_port_says() {
+    let org = RawOrg::start(|_| Script::ok()).await;
+    let app = Running::start(&org.url(), |_| {}).await;
+    let page = call(app.admin, "GET /metrics HTTP/1.1", b"").await.text();
+    app.stop().await;
+    let families = families(&page);
+    assert!(families.len() > 20, "only {} families were found", families.len());
+    let mut table = "| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n".to_owned();
+    for (name, Family { kind, help, labels }) in &families {
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        let _ = writeln!(table, "| `{name}` | {kind} | {} | {help} |", labels.join(" "));
+    }
+    is_current("README.md", "metrics", &table);
+}
+
+#[test]
+fn the_label_values_are_what_the_code_says() {
+    let rows: [(&str, Vec<&str>); 7] = [
+        ("`surface`", Surface::ALL.map(Surface::as_str).into()),
+        (
+            "`outcome` of `requests_total`",
+            Outcome::ALL.map(Outcome::as_str).into(),
+        ),
+        ("`result` of `retries_total`", Repeat::ALL.map(Repeat::as_str).into()),
+        ("`state` of `token_state`", StateWord::ALL.map(StateWord::as_str).into()),
+        ("`reason` of `token_rejections_total`", REJECTION_REASONS.into()),
+        (
+            "`reason` of `guard_refusals_total`",
+            Guarded::ALL.map(Guarded::as_str).into(),
+        ),
+        (
+            "`reason` of `replay_skipped_total`",
+            NotKept::ALL.map(NotKept::as_str).into(),
+        ),
+    ];
+    let mut table = "| Label | Values |\n|---|---|\n".to_owned();
+    for (label, values) in rows {
+        let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
+        let _ = writeln!(table, "| {label} | {} |", values.join(" "));
+    }
+    is_current("README.md", "labels", &table);
+}

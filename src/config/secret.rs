@@ -6,6 +6,7 @@
 use std::{fmt, path::PathBuf};
 
 use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 /// A reference to a secret: `file:/path` or `env:NAME`.
 #[derive(Clone, PartialEq, Eq)]
@@ -61,7 +62,9 @@ impl SecretRef {
         if bytes.len() as u64 > MAX_BYTES {
             return Err(SecretError::TooLarge { reference: reference() });
         }
-        let text = String::from_utf8(bytes).map_err(|_| SecretError::NotText { reference: reference() })?;
+        // Wiped on every way out; what is kept is the `SecretString`.
+        let bytes = Zeroizing::new(bytes);
+        let text = std::str::from_utf8(&bytes).map_err(|_| SecretError::NotText { reference: reference() })?;
         let trimmed = text.trim_end_matches(['\r', '\n']);
         if trimmed.trim().is_empty() {
             return Err(SecretError::Empty { reference: reference() });

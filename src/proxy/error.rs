@@ -36,6 +36,8 @@ struct Row {
     proxy_error: &'static str,
     outcome: Outcome,
     message: String,
+    /// Beside the code in `Proxy-Status`: the word that metrics and logs use.
+    reason: Option<&'static str>,
     retry_after: Option<Duration>,
 }
 
@@ -56,7 +58,7 @@ impl CallError {
             HeaderValue::from_static("application/json;charset=UTF-8"),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert("proxy-status", proxy_status(row.proxy_error, row.code));
+        headers.insert("proxy-status", proxy_status(&row));
         if let Some(after) = row.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
@@ -70,8 +72,13 @@ impl CallError {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 code: "SFPROXY_NO_TOKEN",
                 proxy_error: "destination_unavailable",
-                outcome: Outcome::TokenError,
+                outcome: match error.reason {
+                    // Our own limits, not the login host's word.
+                    "too_many_waiters" | "stopping" => Outcome::ProxyError,
+                    _ => Outcome::TokenError,
+                },
                 message: error.to_string(),
+                reason: Some(error.reason),
                 retry_after: Some(error.retry_after),
             },
             Self::Upstream(error) => upstream_row(error),
@@ -81,6 +88,7 @@ impl CallError {
                 proxy_error: "http_request_error",
                 outcome: Outcome::ClientError,
                 message: error.to_string(),
+                reason: None,
                 retry_after: None,
             },
         }
@@ -126,6 +134,7 @@ fn guard_row(refusal: Refusal) -> Row {
         proxy_error: "http_request_denied",
         outcome: Outcome::ClientError,
         message: message.to_owned(),
+        reason: Some(refusal.as_str()),
         retry_after: None,
     }
 }
@@ -177,20 +186,27 @@ fn upstream_row(error: &UpstreamError) -> Row {
         proxy_error,
         outcome,
         message,
+        reason: None,
         retry_after: None,
     }
 }
 
-/// A `Proxy-Status` value: who, RFC 9209's error type, our word.
-fn proxy_status(error: &str, details: &str) -> HeaderValue {
+/// A `Proxy-Status` value: who, RFC 9209's error type, our code and reason.
+fn proxy_status(row: &Row) -> HeaderValue {
+    let (error, code) = (row.proxy_error, row.code);
+    let details = match row.reason {
+        Some(reason) => format!("{code} {reason}"),
+        None => code.to_owned(),
+    };
     HeaderValue::try_from(format!("{PROXY_NAME}; error={error}; details=\"{details}\""))
         .unwrap_or_else(|_| HeaderValue::from_static(PROXY_NAME))
 }
 
 /// What an answer of the org's carries when it could not be helped: the token was refused and the call not repeatable.
-pub fn not_repeated_status(why: &str) -> HeaderValue {
+pub fn not_repeated_status(status: StatusCode, why: &str) -> HeaderValue {
     HeaderValue::try_from(format!(
-        "{PROXY_NAME}; received-status=401; details=\"not repeated: {why}; the token is being renewed, send the call again\""
+        "{PROXY_NAME}; received-status={}; details=\"not repeated: {why}; the token is being renewed, send the call again\"",
+        status.as_u16()
     ))
     .unwrap_or_else(|_| HeaderValue::from_static(PROXY_NAME))
 }

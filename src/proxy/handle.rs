@@ -294,7 +294,7 @@ async fn waiting<F: Future>(record: &mut Record, future: F) -> F::Output {
 }
 
 fn tell_not_repeated(answer: &mut Answer, why: &str) {
-    let status: HeaderValue = not_repeated_status(why);
+    let status: HeaderValue = not_repeated_status(answer.response.status(), why);
     answer.response.headers_mut().append("proxy-status", status);
 }
 

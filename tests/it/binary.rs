@@ -251,6 +251,11 @@ async fn a_drain_that_takes_too_long_is_cut_short() {
     org.stop().await;
 }
 
+async fn in_flight(binary: &Binary) {
+    let calls = || metric(binary, "sf_token_proxy_requests_in_flight");
+    eventually("the call is in", calls, |n| *n >= 1.0).await;
+}
+
 fn metric(binary: &Binary, family: &str) -> f64 {
     let mut stream = TcpStream::connect(binary.admin).unwrap();
     write!(

@@ -302,8 +302,8 @@ async fn a_body_of_unknown_length_is_repeated_with_the_same_bytes() {
 #[tokio::test]
 async fn a_refusal_that_comes_before_the_body_has_ended_is_repeated_too() {
     let body: Vec<u8> = (0..4_000_000u32).map(|n| (n % 251) as u8).collect();
-    for chunked in [true, false] {
-        let org = RawOrg::start_as(|_| Script::ok(), 1).await;
+    for (chunked, stays) in [(true, false), (false, false), (true, true), (false, true)] {
+        let org = RawOrg::start_as(|_| Script::ok(), 1, stays).await;
         let app = Running::start(&org.url(), |_| {}).await;
         let reply = if chunked {
             post_chunked(app.proxy, &body).await

@@ -104,9 +104,10 @@ struct Inner {
     /// The answer for every login instead of a token.
     login_refusal: Mutex<Option<Vec<u8>>>,
     seen: Mutex<Vec<RawRequest>>,
-    /// Answer refusals before the body is read.
-    early: bool,
+    /// How many more refusals are answered before the body is read.
     early_answers: AtomicU32,
+    /// Whether the connection stays after such an answer, and the rest of the body is read.
+    early_stays: bool,
 }
 
 pub struct RawOrg {
@@ -116,23 +117,30 @@ pub struct RawOrg {
 
 impl RawOrg {
     pub async fn start(play: impl Fn(&RawRequest) -> Script + Send + Sync + 'static) -> Self {
-        Self::start_as(play, 0).await
+        Self::start_as(play, 0, false).await
     }
 
     /// At an address that a test knows before.
     pub async fn start_at(address: SocketAddr, play: impl Fn(&RawRequest) -> Script + Send + Sync + 'static) -> Self {
-        Self::listen(TcpListener::bind(address).await.unwrap(), play, 0)
+        Self::listen(TcpListener::bind(address).await.unwrap(), play, 0, false)
     }
 
-    /// The first `early_refusals` requests with a body are answered with 401 before it is read.
-    pub async fn start_as(play: impl Fn(&RawRequest) -> Script + Send + Sync + 'static, early_refusals: u32) -> Self {
-        Self::listen(TcpListener::bind("127.0.0.1:0").await.unwrap(), play, early_refusals)
+    /// The first `early_refusals` requests with a body are answered with 401 before it is read; then the connection is
+    /// closed, or stays and the rest is read.
+    pub async fn start_as(
+        play: impl Fn(&RawRequest) -> Script + Send + Sync + 'static,
+        early_refusals: u32,
+        early_stays: bool,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::listen(listener, play, early_refusals, early_stays)
     }
 
     fn listen(
         listener: TcpListener,
         play: impl Fn(&RawRequest) -> Script + Send + Sync + 'static,
         early_refusals: u32,
+        early_stays: bool,
     ) -> Self {
         let inner = Arc::new(Inner {
             address: listener.local_addr().unwrap(),
@@ -142,8 +150,8 @@ impl RawOrg {
             login_answers: Mutex::default(),
             login_refusal: Mutex::default(),
             seen: Mutex::default(),
-            early: early_refusals > 0,
             early_answers: AtomicU32::new(early_refusals),
+            early_stays,
         });
         let accepting = tokio::spawn({
             let inner = Arc::clone(&inner);
@@ -227,14 +235,21 @@ async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
         let has_body = !request.header("content-length").is_empty() || !request.header("transfer-encoding").is_empty();
         let is_login = request.target() == "/services/oauth2/token";
         let left = inner.early_answers.load(Ordering::SeqCst);
-        if inner.early && has_body && !is_login && left > 0 {
+        if has_body && !is_login && left > 0 {
             inner.early_answers.store(left - 1, Ordering::SeqCst);
+            let close = if inner.early_stays { "" } else { "Connection: close\r\n" };
             let refusal = format!(
-                "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{EXPIRED}",
+                "HTTP/1.1 401 Unauthorized\r\n{close}Content-Length: {}\r\n\r\n{EXPIRED}",
                 EXPIRED.len()
             );
-            inner.seen.lock().unwrap().push(request);
+            inner.seen.lock().unwrap().push(request.clone());
             let _ = stream.write_all(refusal.as_bytes()).await;
+            if inner.early_stays {
+                if read_body(&mut stream, &mut buffer, &mut request).await.is_none() {
+                    return;
+                }
+                continue;
+            }
             // Like a real server: closes its side, and reads on for a while so that the answer is not lost in a reset.
             let _ = stream.shutdown().await;
             let mut sink = vec![0; 64 * 1024];

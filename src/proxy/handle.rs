@@ -123,7 +123,7 @@ impl Door {
         })
     }
 
-    async fn answer(&self, call: &Call, record: &mut Record) -> Result<Response<InBody>, CallError> {
+    async fn answer(&self, call: &Call, record: &mut Record) -> Result<Response<Box<InBody>>, CallError> {
         let proxy = &*self.proxy;
         let (answer, token) = proxy.call(call, record).await?;
         let mut response = answer.response;
@@ -306,12 +306,12 @@ pub struct OutgoingBody {
 }
 
 enum Kind {
-    Org(InBody),
+    Org(Box<InBody>),
     Own(Option<Bytes>),
 }
 
 impl OutgoingBody {
-    fn org(body: InBody, record: Record, outcome: Outcome) -> Self {
+    fn org(body: Box<InBody>, record: Record, outcome: Outcome) -> Self {
         Self {
             kind: Kind::Org(body),
             record,

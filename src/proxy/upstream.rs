@@ -139,7 +139,8 @@ struct Lease {
 
 /// The org's answer, before it is judged.
 pub struct Answer {
-    pub response: Response<InBody>,
+    /// Boxed: the answer is moved through several hands.
+    pub response: Response<Box<InBody>>,
     /// The call was sent twice, because a connection was dead.
     pub reconnected: bool,
 }
@@ -263,9 +264,9 @@ impl Upstream {
         }
     }
 
-    fn receive(&self, response: Response<Incoming>, lease: Lease, upload: &Upload) -> Response<InBody> {
+    fn receive(&self, response: Response<Incoming>, lease: Lease, upload: &Upload) -> Response<Box<InBody>> {
         let idle = self.settings.body_idle_timeout;
-        response.map(|incoming| InBody::new(incoming, lease, upload.clone(), idle))
+        response.map(|incoming| Box::new(InBody::new(incoming, lease, upload.clone(), idle)))
     }
 
     /// A new connection, ready for one request.

@@ -212,7 +212,13 @@ async fn with_nothing_in_flight_it_leaves_at_once_and_a_second_signal_does_not_w
     let (org, files) = practice().await;
     let mut binary = Binary::start(&files, &[]);
     binary.ready();
-    let _idle = TcpStream::connect(binary.proxy).unwrap();
+    // one that never said anything, and one that is kept after a call
+    let _silent = TcpStream::connect(binary.proxy).unwrap();
+    let mut kept = TcpStream::connect(binary.proxy).unwrap();
+    write!(kept, "GET {LIMITS} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut head = [0; 12];
+    kept.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
     let told = Instant::now();
     binary.signal("INT");
     assert_eq!(binary.exit(SOON), 0);

@@ -98,10 +98,7 @@ impl App {
 
         let mut doors = Vec::new();
         for settings in &config.listeners {
-            let limits = Limits {
-                max_connections: settings.max_connections,
-                idle_timeout: settings.idle_timeout,
-            };
+            let limits = Limits::new(settings.max_connections, settings.idle_timeout);
             for listener in bind("listeners[].address", &settings.addresses).await? {
                 let mut own = settings.clone();
                 own.addresses.extend(listener.local_addr());
@@ -110,7 +107,7 @@ impl App {
                     plain: true,
                     proxy: Arc::clone(&proxy),
                 };
-                doors.push((listener, Arc::new(door), limits));
+                doors.push((listener, Arc::new(door), limits.clone()));
             }
         }
         let admin_listeners = bind("admin.address", &config.admin.addresses).await?;
@@ -172,15 +169,12 @@ impl Bound {
             upstream.run(upstream_stop).await;
             ("the connection pool", Ok(()))
         });
+        let admin_limits = Limits::new(ADMIN_CONNECTIONS, ADMIN_IDLE);
         for listener in self.admin_listeners {
+            let limits = admin_limits.clone();
             let (admin, stop) = (self.admin_room.clone(), late.clone());
             let handler = move |request| std::future::ready(admin.answer(&request));
-            rooms.spawn(async move {
-                (
-                    "the admin port",
-                    server::serve(listener, handler, ADMIN_LIMITS, stop).await,
-                )
-            });
+            rooms.spawn(async move { ("the admin port", server::serve(listener, handler, limits, stop).await) });
         }
 
         // Dropped half-way, a join loses nothing: the set keeps the task.
@@ -214,10 +208,8 @@ impl Bound {
     }
 }
 
-const ADMIN_LIMITS: Limits = Limits {
-    max_connections: 100,
-    idle_timeout: Duration::from_secs(120),
-};
+const ADMIN_CONNECTIONS: usize = 100;
+const ADMIN_IDLE: Duration = Duration::from_secs(120);
 /// For the admin port's last answers and connections closing.
 const LAST_RESPECTS: Duration = Duration::from_secs(1);
 

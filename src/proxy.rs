@@ -8,6 +8,7 @@
 //! | [`headers`] | what is changed in request and response headers? | pure |
 //! | [`body`] | how are bodies streamed, and kept for a repeat? | |
 //! | [`upstream`] | how are connections to the org made and reused? | |
+//! | [`read_first`] | how is an early answer read although writing failed? | |
 //! | [`verdict`] | what does the org's answer say of the token? | pure |
 //! | [`probe`] | is a token alive, when an answer leaves it open? | |
 //! | [`limit_info`] | what does `Sforce-Limit-Info` say? | pure |
@@ -21,6 +22,7 @@ pub mod handle;
 pub mod headers;
 pub mod limit_info;
 pub mod probe;
+pub mod read_first;
 pub mod record;
 pub mod surface;
 pub mod upstream;

@@ -12,7 +12,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -38,12 +41,21 @@ use tokio_util::task::TaskTracker;
 
 use crate::shutdown::Stop;
 
-/// What one listener allows.
-#[derive(Debug, Clone, Copy)]
+/// What one listener allows, over all its addresses.
+#[derive(Debug, Clone)]
 pub struct Limits {
-    pub max_connections: usize,
+    permits: Arc<Semaphore>,
     /// An idle connection, or one whose request head does not arrive, is closed after this.
-    pub idle_timeout: Duration,
+    idle_timeout: Duration,
+}
+
+impl Limits {
+    pub fn new(max_connections: usize, idle_timeout: Duration) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(max_connections)),
+            idle_timeout,
+        }
+    }
 }
 
 /// Windows for callers that speak HTTP/2: small enough that stalled streams cannot starve the others
@@ -51,6 +63,9 @@ pub struct Limits {
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 const H2_STREAMS: u32 = H2_CONNECTION_WINDOW / H2_STREAM_WINDOW;
+/// The org takes 16 KiB of target and headers each (SF §3.4); what is too long is for it to say.
+const H2_HEADERS: u32 = 64 * 1024;
+const H2_PING: Duration = Duration::from_secs(30);
 /// Pause when the process has no descriptors left; accepting again at once would only spin.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
@@ -91,8 +106,8 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let builders = Arc::new(Builders::new(limits));
-    let permits = Arc::new(Semaphore::new(limits.max_connections));
+    let builders = Arc::new(Builders::new(&limits));
+    let permits = limits.permits;
     let connections = TaskTracker::new();
     let result = loop {
         // Dropped half-way: a permit goes back; an accept that was not ready took nothing.
@@ -131,14 +146,18 @@ struct Builders {
 }
 
 impl Builders {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: &Limits) -> Self {
         let mut h1 = http1::Builder::new();
         h1.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout);
         let mut h2 = http2::Builder::new(TokioExecutor::new());
         h2.timer(TokioTimer::new())
             .initial_stream_window_size(H2_STREAM_WINDOW)
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .max_concurrent_streams(H2_STREAMS);
+            .max_concurrent_streams(H2_STREAMS)
+            .max_header_list_size(H2_HEADERS)
+            // A peer that has vanished is found out.
+            .keep_alive_interval(H2_PING)
+            .keep_alive_timeout(H2_PING);
         Self {
             h1,
             h2,
@@ -157,25 +176,25 @@ async fn accept(
     Ok((stream, permit))
 }
 
-/// How long to rest after an accept error, `None` when the listener itself is broken.
+/// How long to rest after an accept error, `None` when the listener itself is broken. The others are one connection's, or
+/// pass (accept(2) hands out what befell the connection in the queue).
 fn rest_after(error: &io::Error) -> Option<Duration> {
+    const EBADF: i32 = 9;
+    const EINVAL: i32 = 22;
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
-    match error.kind() {
-        io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::Interrupted
-        | io::ErrorKind::InvalidInput
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::NotConnected => Some(Duration::ZERO),
-        _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+    const ENOTSOCK: i32 = 88;
+    const ANOTHER: Duration = Duration::from_millis(5);
+    match error.raw_os_error() {
+        Some(EBADF | EINVAL | ENOTSOCK) => None,
+        Some(EMFILE | ENFILE) => {
             tracing::warn!(
                 error = %error,
                 "no file descriptors left: raise the limit (ulimit -n) or lower listeners[].max_connections"
             );
             Some(OUT_OF_DESCRIPTORS)
         }
-        _ => None,
+        _ => Some(ANOTHER),
     }
 }
 
@@ -192,7 +211,10 @@ where
         () = stop.drain.cancelled() => return,
         protocol = timeout(builders.idle_timeout, protocol(&stream)) => protocol,
     };
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&calls);
     let service = service_fn(move |request| {
+        counted.fetch_add(1, Ordering::Relaxed);
         // Boxed here, an idle connection holds no room for a call, and hyper moves a pointer.
         let answer = Box::pin(handler(request));
         async move { Ok::<_, Infallible>(answer.await) }
@@ -200,7 +222,10 @@ where
     let io = TokioIo::new(stream);
     match protocol {
         Ok(Ok(Protocol::H1)) => drive(builders.h1.serve_connection(io, service), stop).await,
-        Ok(Ok(Protocol::H2)) => Box::pin(drive(builders.h2.serve_connection(io, service), stop)).await,
+        Ok(Ok(Protocol::H2)) => {
+            let connection = builders.h2.serve_connection(io, service);
+            Box::pin(drive_until_idle(connection, stop, &calls, builders.idle_timeout)).await;
+        }
         // Nothing came in time, or the caller went away.
         Ok(Err(_)) | Err(_) => {}
     }
@@ -212,6 +237,38 @@ async fn drive<C: GracefulConnection>(connection: C, stop: &Stop) {
     let mut connection = pin!(connection);
     if until_drain(connection.as_mut(), stop).await.is_ready() {
         return;
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        biased;
+        () = stop.force.cancelled() => {}
+        ended = connection => drop(ended),
+    }
+}
+
+/// As [`drive`]; and a connection on which no call began for `idle_timeout` takes no more (hyper has a timer for HTTP/1.1
+/// alone). Calls in flight finish.
+async fn drive_until_idle<C: GracefulConnection>(
+    connection: C,
+    stop: &Stop,
+    calls: &AtomicU64,
+    idle_timeout: Duration,
+) {
+    let mut connection = pin!(connection);
+    let mut seen = calls.load(Ordering::Relaxed);
+    loop {
+        // Dropped half-way, neither has lost anything: the connection stays here.
+        match timeout(idle_timeout, until_drain(connection.as_mut(), stop)).await {
+            Ok(Poll::Ready(())) => return,
+            Ok(Poll::Pending) => break,
+            Err(_) => {
+                let now = calls.load(Ordering::Relaxed);
+                if now == seen {
+                    break;
+                }
+                seen = now;
+            }
+        }
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {

@@ -11,7 +11,7 @@
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -21,6 +21,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use prometheus::IntGauge;
 use tokio::time::{Instant, Sleep};
+
+/// The least that a kept chunk is charged with: what it takes beside its bytes.
+const CHUNK_COST: usize = 64;
 
 /// The bounds of what is kept, and the count of what is.
 #[derive(Clone)]
@@ -104,12 +107,16 @@ struct State {
     /// Every chunk so far, while the call is repeatable.
     kept: Vec<Bytes>,
     kept_bytes: u64,
+    /// What that is charged with.
+    kept_cost: u64,
     trailers: Option<HeaderMap>,
     not_kept: Option<NotKept>,
     /// The source has been read to its end.
     complete: bool,
     failed: Option<UploadError>,
     last_progress: Instant,
+    /// Wakes the attempt that waits for the caller.
+    reader: Option<Waker>,
 }
 
 impl Upload {
@@ -125,11 +132,13 @@ impl Upload {
                 attempt: 0,
                 kept: Vec::new(),
                 kept_bytes: 0,
+                kept_cost: 0,
                 trailers: None,
                 not_kept: too_long.then_some(NotKept::TooLong),
                 complete: false,
                 failed: None,
                 last_progress: Instant::now(),
+                reader: None,
             }),
             store: store.clone(),
             idle,
@@ -147,8 +156,7 @@ impl Upload {
             return OutBody::empty();
         };
         let mut state = shared.lock();
-        state.attempt += 1;
-        state.last_progress = Instant::now();
+        state.supersede();
         let (lower, upper) = (state.source.size_hint().lower(), state.source.size_hint().upper());
         let mut hint = SizeHint::new();
         if let Some(upper) = upper {
@@ -162,6 +170,21 @@ impl Upload {
             hint,
             patience: Patience::default(),
             shared: Some(Arc::clone(shared)),
+        }
+    }
+
+    /// Stops the attempt that reads, so that what is kept stays whole until the repeat; or says why there can be none.
+    pub fn hold_for_repeat(&self) -> Result<(), NotKept> {
+        let Some(shared) = &self.0 else {
+            return Ok(());
+        };
+        let mut state = shared.lock();
+        match state.not_kept {
+            Some(why) => Err(why),
+            None => {
+                state.supersede();
+                Ok(())
+            }
         }
     }
 
@@ -194,14 +217,26 @@ impl Shared {
 }
 
 impl State {
+    /// From here on only a new attempt may read; the old one is told.
+    fn supersede(&mut self) {
+        self.attempt += 1;
+        self.last_progress = Instant::now();
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
     /// Keeps a chunk, or lets everything go when a bound is passed.
     fn keep(&mut self, chunk: &Bytes, store: &Store) {
         if self.not_kept.is_some() {
             return;
         }
-        if self.kept_bytes + chunk.len() as u64 > store.max_body {
+        // Tiny chunks cost more than their bytes.
+        let cost = chunk.len().max(CHUNK_COST);
+        if self.kept_cost + cost as u64 > store.max_body {
             self.let_go(NotKept::TooLong, store);
-        } else if store.take(chunk.len()) {
+        } else if store.take(cost) {
+            self.kept_cost += cost as u64;
             self.kept_bytes += chunk.len() as u64;
             self.kept.push(chunk.clone());
         } else {
@@ -210,9 +245,10 @@ impl State {
     }
 
     fn let_go(&mut self, why: NotKept, store: &Store) {
-        store.give_back(self.kept_bytes);
+        store.give_back(self.kept_cost);
         self.kept = Vec::new();
         self.kept_bytes = 0;
+        self.kept_cost = 0;
         self.not_kept = Some(why);
     }
 
@@ -224,7 +260,7 @@ impl State {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let kept = self.lock().kept_bytes;
+        let kept = self.lock().kept_cost;
         self.store.give_back(kept);
     }
 }
@@ -283,6 +319,7 @@ impl Body for OutBody {
             });
         }
         let Poll::Ready(frame) = Pin::new(&mut state.source).poll_frame(cx) else {
+            state.reader = Some(cx.waker().clone());
             ready!(this.patience.poll_lost(shared.idle, cx));
             return Poll::Ready(Some(Err(state.fail(UploadError::Stalled))));
         };

@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, uri::PathAndQuery};
+use http::{HeaderValue, Request, Response, StatusCode, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ use super::{
     record::{Calls, Outcome, Record, Repeat},
     surface::{Surface, is_list_of_versions},
     upstream::{Answer, Head, InBody, InBodyError, Upstream},
-    verdict::{INSPECT_BYTES, Verdict, needs_body, verdict},
+    verdict::{INSPECT_BYTES, UNAUTHORIZED_HEAD, Verdict, needs_body, verdict},
 };
 use crate::token::{Token, TokenError, Tokens};
 
@@ -127,7 +127,7 @@ impl Door {
         let proxy = &*self.proxy;
         let (answer, token) = proxy.call(call, record).await?;
         let mut response = answer.response;
-        if response.status().is_success() && !is_list_of_versions(call.head.target.path()) {
+        if proves_the_token(response.status()) && !is_list_of_versions(call.head.target.path()) {
             proxy.tokens.worked(token.generation);
         }
         proxy.calls.see_limits(response.headers());
@@ -209,10 +209,14 @@ impl Proxy {
         for sends in 1..=MOST_SENDS {
             self.calls.rejected(call.surface, reason);
             tracing::debug!(org = %self.tokens.org(), generation = refused.generation.0, reason, sends, "token refused");
-            if let Some(why) = call.upload.not_kept() {
+            // From here on the refused attempt reads no more of the caller: what is kept has to stay whole.
+            if let Err(why) = call.upload.hold_for_repeat() {
                 self.tokens.reject(refused.generation);
                 self.calls.not_repeatable(why);
                 tell_not_repeated(&mut answer, why.as_str());
+                return Ok((answer, refused));
+            }
+            if self.only_this_resource(&refused, reason).await {
                 return Ok((answer, refused));
             }
             let next = if sends == 1 {
@@ -234,8 +238,8 @@ impl Proxy {
                     break;
                 }
             };
-            // The refusal is not passed on; its connection is free for the repeat.
-            drop(answer);
+            // The refusal is not passed on. Its connection is free for the repeat, or ended if it still has an upload.
+            answer.response.into_body().abandon();
             let (repeated, verdict) = self.send(call, &next, record).await?;
             answer = repeated;
             refused = next;
@@ -268,6 +272,11 @@ impl Proxy {
         }
     }
 
+    /// A 401 to `HEAD` does not tell which it is (SF §4.1); a token that the org takes elsewhere is not withdrawn for it.
+    async fn only_this_resource(&self, refused: &Token, reason: &str) -> bool {
+        reason == UNAUTHORIZED_HEAD && Box::pin(self.prober.ask(&self.upstream, refused)).await == Finding::Alive
+    }
+
     /// A token that was seen working lately, for a call that cannot be repeated.
     async fn sure(&self, token: Arc<Token>) -> Result<Arc<Token>, TokenError> {
         let seen = self.tokens.seen_working(token.generation);
@@ -283,6 +292,12 @@ impl Proxy {
             Finding::Dead => self.tokens.renewed(token.generation).await,
         }
     }
+}
+
+/// Whether an answer with this status shows that the org took the token. A 404 does not: it may come before the token is
+/// looked at (not confirmed).
+fn proves_the_token(status: StatusCode) -> bool {
+    status.is_success() || matches!(status, StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED)
 }
 
 /// Awaits what is not our own time.

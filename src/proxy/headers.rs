@@ -134,28 +134,23 @@ fn pairs(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn strip_session_cookies(headers: &mut HeaderMap) {
+    let lines = headers.get_all(header::COOKIE);
     let carries_one = |value: &HeaderValue| pairs(value.as_bytes()).any(is_session_cookie);
-    if !headers.get_all(header::COOKIE).iter().any(carries_one) {
+    if lines.iter().nth(1).is_none() && !lines.iter().any(carries_one) {
         return;
     }
-    let kept: Vec<HeaderValue> = headers
-        .get_all(header::COOKIE)
+    // HTTP/2 callers may send a line for each; HTTP/1.1 has one (RFC 9113 §8.2.3).
+    let kept: Vec<&[u8]> = lines
         .iter()
-        .filter_map(|value| without_session(value.as_bytes()))
-        .collect();
-    headers.remove(header::COOKIE);
-    for value in kept {
-        headers.append(header::COOKIE, value);
-    }
-}
-
-fn without_session(line: &[u8]) -> Option<HeaderValue> {
-    let kept: Vec<&[u8]> = pairs(line)
+        .flat_map(|line| pairs(line.as_bytes()))
         .filter(|pair| !pair.is_empty() && !is_session_cookie(pair))
         .collect();
-    (!kept.is_empty())
-        .then(|| HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok())
-        .flatten()
+    let line = HeaderValue::from_bytes(&kept.join(&b"; "[..]));
+    let some_left = !kept.is_empty();
+    headers.remove(header::COOKIE);
+    if let (true, Ok(line)) = (some_left, line) {
+        headers.insert(header::COOKIE, line);
+    }
 }
 
 /// Prepares the org's headers for the caller. `plain` says that the listener speaks http, where a client would drop
@@ -260,8 +255,8 @@ fn relative_location(location: &HeaderValue, org: &Instance) -> Option<HeaderVal
     if !same_host {
         return None;
     }
-    // A relative reference that begins with `//` would name a host.
-    let path = format!("/{}", path.trim_start_matches('/'));
+    // A relative reference that begins with `//` would name a host; browsers read `\` as `/`.
+    let path = format!("/{}", path.trim_start_matches(['/', '\\']));
     HeaderValue::from_str(&path).ok()
 }
 

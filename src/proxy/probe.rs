@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Method, uri::PathAndQuery};
+use http::{HeaderMap, Method, StatusCode, uri::PathAndQuery};
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -75,7 +75,8 @@ async fn probe(upstream: &Upstream, token: &Token) -> Finding {
     let seen = body.look_ahead(INSPECT_BYTES, PATIENCE).await;
     match verdict(Surface::Rest, &head.method, parts.status, &parts.headers, &seen) {
         Verdict::Refused(_) => Finding::Dead,
-        Verdict::Pass if parts.status.is_server_error() => Finding::Unknown,
-        Verdict::Pass => Finding::Alive,
+        // A version that the org has retired is told to those whom it knows.
+        Verdict::Pass if parts.status.is_success() || parts.status == StatusCode::NOT_FOUND => Finding::Alive,
+        Verdict::Pass => Finding::Unknown,
     }
 }

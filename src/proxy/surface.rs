@@ -58,7 +58,7 @@ pub fn surface(path: &str, extra_paths: &[String]) -> Result<Surface, PathRefusa
         Ok(Surface::Rest)
     } else if under("services/apexrest") {
         Ok(Surface::ApexRest)
-    } else if inner == "services/oauth2/userinfo" || inner.starts_with("id/") {
+    } else if inner == "services/oauth2/userinfo" || is_identity(inner) {
         Ok(Surface::Identity)
     } else if extra_paths.iter().any(|extra| is_under(path, extra)) {
         Ok(Surface::Extra)
@@ -72,6 +72,15 @@ pub fn is_list_of_versions(path: &str) -> bool {
     path.trim_matches('/') == "services/data"
 }
 
+/// `id/{org}/{user}`.
+fn is_identity(inner: &str) -> bool {
+    inner.strip_prefix("id/").is_some_and(|ids| {
+        ids.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'/')
+            && !ids.contains("//")
+            && !ids.starts_with('/')
+    })
+}
+
 fn is_under(path: &str, extra: &str) -> bool {
     if extra.ends_with('/') {
         path.starts_with(extra)
@@ -80,24 +89,73 @@ fn is_under(path: &str, extra: &str) -> bool {
     }
 }
 
-/// Whether a server that decodes before it resolves `..` could leave the family. Looks through `%2e`, `%2f`, `%5c`,
-/// backslashes and `;parameters`.
+/// Whether a server that decodes before it resolves `..` could leave the family. Looks through percent-encoding, also of
+/// itself, backslashes, `;parameters`, control characters, and the overlong UTF-8 form of the dot.
 fn has_dot_segment(path: &str) -> bool {
-    if !path.contains('.') && !path.contains("%2") {
+    if !path.contains(['.', '%']) {
         return false;
     }
-    let decoded = path
-        .replace("%2e", ".")
-        .replace("%2E", ".")
-        .replace("%2f", "/")
-        .replace("%2F", "/")
-        .replace("%5c", "/")
-        .replace("%5C", "/")
-        .replace('\\', "/");
+    let mut decoded = path.as_bytes().to_vec();
+    // Nobody decodes more often than that.
+    for _ in 0..3 {
+        decoded = decode(&decoded);
+    }
     decoded
-        .split('/')
-        .map(|segment| segment.split(';').next().unwrap_or(segment))
-        .any(|segment| segment == "." || segment == "..")
+        .split(|byte| matches!(byte, b'/' | b'\\'))
+        .map(|segment| {
+            let end = segment.iter().position(|byte| matches!(byte, b';' | b'?' | b'#'));
+            &segment[..end.unwrap_or(segment.len())]
+        })
+        .any(is_dots)
+}
+
+/// `.` or `..`, whatever is hidden between.
+fn is_dots(segment: &[u8]) -> bool {
+    let mut dots = 0;
+    let mut rest = segment;
+    while let Some((first, after)) = rest.split_first() {
+        rest = match (first, after) {
+            (b'.', _) => {
+                dots += 1;
+                after
+            }
+            (0xc0, [0xae, more @ ..]) => {
+                dots += 1;
+                more
+            }
+            (control, _) if *control <= b' ' || *control == 0x7f => after,
+            _ => return false,
+        };
+    }
+    (1..=2).contains(&dots)
+}
+
+fn decode(path: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((first, after)) = rest.split_first() {
+        let escaped = match after {
+            [high, low, ..] if *first == b'%' => hex(*high).zip(hex(*low)),
+            _ => None,
+        };
+        match escaped {
+            Some((high, low)) => {
+                decoded.push(high << 4 | low);
+                rest = &after[2..];
+            }
+            None => {
+                decoded.push(*first);
+                rest = after;
+            }
+        }
+    }
+    decoded
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
 }
 
 #[cfg(test)]
@@ -143,6 +201,16 @@ mod tests {
             ("/services/data/..\\..\\secur", Err(PathRefusal::DotSegment)),
             ("/services/data/%5c..%5csecur", Err(PathRefusal::DotSegment)),
             ("/services/data/.", Err(PathRefusal::DotSegment)),
+            ("/services/data/..%3b/secur", Err(PathRefusal::DotSegment)),
+            ("/services/data/%252e%252e/secur", Err(PathRefusal::DotSegment)),
+            ("/services/data/..%00/secur", Err(PathRefusal::DotSegment)),
+            ("/services/data/.%09./secur", Err(PathRefusal::DotSegment)),
+            ("/services/data/%c0%ae%c0%ae/secur", Err(PathRefusal::DotSegment)),
+            ("/services/data/..%23/secur", Err(PathRefusal::DotSegment)),
+            ("/id//secur/frontdoor.jsp", Err(PathRefusal::NotServed)),
+            ("/services/data/v60.0/sobjects/X/Ext__c/50%25", Ok(Surface::Rest)),
+            ("/services/data/v60.0/sobjects/X/Ext__c/%", Ok(Surface::Rest)),
+            ("/services/data/v60.0/sobjects/X/Ext__c/...", Ok(Surface::Rest)),
         ];
         for (path, expected) in table {
             assert_eq!(surface(path, &extra), expected, "{path}");

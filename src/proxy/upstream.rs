@@ -6,8 +6,8 @@
 //!
 //! Owns: the idle connections, and a tracked task per open connection.
 //! Invariants: TLS wherever the instance says so; a connection goes back only when both bodies have ended; a call
-//! that a dead connection never took, or an idempotent one on a reused connection that died without a byte of
-//! answer, is sent once more on another.
+//! that a dead connection never took, or a safe one (GET, HEAD, OPTIONS) on a reused connection that died without a
+//! byte of answer, is sent once more on another. An answer that comes before the org resets the connection is read.
 //! Fails with: [`UpstreamError`]. Every wait has a deadline of `config::Upstream`.
 
 use std::{
@@ -39,6 +39,7 @@ use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    task::AbortHandle,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsConnector;
@@ -48,6 +49,7 @@ use tower_service::Service as _;
 use super::{
     body::{OutBody, Patience, Upload},
     headers,
+    read_first::ReadFirst,
 };
 use crate::{
     config::{self, OrgName},
@@ -58,6 +60,7 @@ use crate::{
 type BoxError = Box<dyn StdError + Send + Sync>;
 type Sender = http1::SendRequest<OutBody>;
 
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// The sweeper comes so often in `pool_idle_timeout`: that is how exactly it is kept.
 const SWEEPS: u32 = 4;
 
@@ -125,6 +128,7 @@ struct Host {
 
 struct Idle {
     sender: Sender,
+    task: AbortHandle,
     /// The sweeper's round in which it became idle.
     since: u64,
 }
@@ -133,6 +137,8 @@ struct Idle {
 struct Lease {
     /// `None` once it has gone back.
     sender: Option<Sender>,
+    /// The connection's.
+    task: AbortHandle,
     instance: Arc<Instance>,
     pool: Arc<Pool>,
 }
@@ -151,6 +157,8 @@ impl Upstream {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
+        // A middlebox that forgets the connection during a long silence is noticed before the deadline.
+        http.set_keepalive(Some(KEEPALIVE));
         let mut egress = Matcher::builder();
         if let Some(proxy) = &settings.proxy.https {
             egress = egress.https(proxy.clone());
@@ -227,7 +235,7 @@ impl Upstream {
                     let cause = broke.into_error();
                     let may_repeat = reused
                         && !cause.is_parse()
-                        && head.method.is_idempotent()
+                        && head.method.is_safe()
                         && upload.not_kept().is_none()
                         && upload.failure().is_none();
                     if !may_repeat {
@@ -273,14 +281,14 @@ impl Upstream {
     async fn connect(&self, instance: &Arc<Instance>) -> Result<Lease, UpstreamError> {
         let after = self.settings.connect_timeout;
         let connected = timeout(after, self.connect_untimed(instance)).await;
-        let sender = connected.map_err(|_| UpstreamError::ConnectTimeout {
+        let (sender, task) = connected.map_err(|_| UpstreamError::ConnectTimeout {
             host: instance.authority.to_string(),
             after,
         })??;
-        Ok(self.pool.lease(sender, instance))
+        Ok(self.pool.lease(sender, task, instance))
     }
 
-    async fn connect_untimed(&self, instance: &Instance) -> Result<Sender, UpstreamError> {
+    async fn connect_untimed(&self, instance: &Instance) -> Result<(Sender, AbortHandle), UpstreamError> {
         let host = || instance.authority.to_string();
         let unreachable = |cause: BoxError| UpstreamError::Unreachable { host: host(), cause };
         let tcp = self.connect_tcp(instance).await.map_err(unreachable)?;
@@ -294,7 +302,7 @@ impl Upstream {
     }
 
     /// TCP to the host, through the egress proxy if the environment names one for it.
-    async fn connect_tcp(&self, instance: &Instance) -> Result<TcpStream, BoxError> {
+    async fn connect_tcp(&self, instance: &Instance) -> Result<ReadFirst<TcpStream>, BoxError> {
         let scheme = if instance.tls { "https" } else { "http" };
         let uri = Uri::builder()
             .scheme(scheme)
@@ -317,17 +325,17 @@ impl Upstream {
                 tunnel.call(uri).await?
             }
         };
-        Ok(io.into_inner())
+        Ok(ReadFirst::new(io.into_inner()))
     }
 
-    async fn handshake<T>(&self, io: T) -> hyper::Result<Sender>
+    async fn handshake<T>(&self, io: T) -> hyper::Result<(Sender, AbortHandle)>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (sender, connection) = self.builder.handshake(TokioIo::new(io)).await?;
         // Its errors reach whoever waits for an answer; a connection that ends idle is nobody's concern.
-        self.tasks.spawn(async move { drop(connection.await) });
-        Ok(sender)
+        let task = self.tasks.spawn(async move { drop(connection.await) });
+        Ok((sender, task.abort_handle()))
     }
 }
 
@@ -350,10 +358,11 @@ impl Pool {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lease(self: &Arc<Self>, sender: Sender, instance: &Arc<Instance>) -> Lease {
+    fn lease(self: &Arc<Self>, sender: Sender, task: AbortHandle, instance: &Arc<Instance>) -> Lease {
         self.in_use.inc();
         Lease {
             sender: Some(sender),
+            task,
             instance: Arc::clone(instance),
             pool: Arc::clone(self),
         }
@@ -367,7 +376,7 @@ impl Pool {
                 continue;
             }
             let ready = idle.sender.is_ready();
-            let lease = self.lease(idle.sender, instance);
+            let lease = self.lease(idle.sender, idle.task, instance);
             return Some(if ready {
                 Taken::Ready(lease)
             } else {
@@ -384,12 +393,13 @@ impl Pool {
         idle
     }
 
-    fn put_back(&self, sender: Sender, instance: &Arc<Instance>) {
-        if sender.is_closed() {
+    fn put_back(&self, sender: Sender, task: AbortHandle, instance: &Arc<Instance>) {
+        if sender.is_closed() || self.max_idle == 0 {
             return;
         }
         let idle = Idle {
             sender,
+            task,
             since: self.round.load(Ordering::Relaxed),
         };
         let mut hosts = self.lock();
@@ -469,7 +479,7 @@ impl Lease {
     /// Both bodies have ended: the connection can serve another call.
     fn give_back(mut self) {
         if let Some(sender) = self.sender.take() {
-            self.pool.put_back(sender, &self.instance);
+            self.pool.put_back(sender, self.task.clone(), &self.instance);
         }
     }
 }
@@ -481,6 +491,8 @@ pub struct InBody {
     /// `None` when it has ended.
     source: Option<Incoming>,
     lease: Option<Lease>,
+    /// The connection's.
+    task: AbortHandle,
     upload: Upload,
     idle_limit: Duration,
     patience: Patience,
@@ -500,6 +512,7 @@ impl InBody {
         let mut body = Self {
             seen: VecDeque::new(),
             source: Some(source),
+            task: lease.task.clone(),
             lease: Some(lease),
             upload,
             idle_limit,
@@ -518,6 +531,14 @@ impl InBody {
             && self.upload.is_complete()
         {
             lease.give_back();
+        }
+    }
+
+    /// The answer is not passed on. A connection that still sends the request's body is ended: nobody waits for it, and
+    /// an org that does not read would hold it, and what it holds, for ever.
+    pub fn abandon(self) {
+        if !self.upload.is_complete() {
+            self.task.abort();
         }
     }
 

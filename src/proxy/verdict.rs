@@ -26,7 +26,8 @@ pub const REJECTION_REASONS: [&str; 3] = [INVALID_SESSION_ID, BAD_OAUTH_TOKEN, U
 
 const INVALID_SESSION_ID: &str = "invalid_session_id";
 const BAD_OAUTH_TOKEN: &str = "bad_oauth_token";
-const UNAUTHORIZED_HEAD: &str = "unauthorized_head";
+/// A 401 without a body to tell which it is.
+pub const UNAUTHORIZED_HEAD: &str = "unauthorized_head";
 
 /// The org says so when the session is fine and its use is not allowed (IP restriction, session type): a renewal
 /// changes nothing (jsforce PR 1301).

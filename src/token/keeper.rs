@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use secrecy::ExposeSecret as _;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
@@ -190,6 +191,7 @@ impl<E: Exchange> Keeper<E> {
         }
         let minted_at = self.shared.clock.now();
         let generation = Generation(self.now.newest().0 + 1);
+        self.cool_down_if_same(&minted, generation);
         let expiry = self.lifetime.expiry(minted.known_expiry, minted_at);
         let token = Token::new(
             generation,
@@ -210,6 +212,20 @@ impl<E: Exchange> Keeper<E> {
         self.now.failure = None;
         self.schedule(lifetime::renewal_after(expiry, minted_at, fastrand::f64()));
         self.tell();
+    }
+
+    /// A forced renewal that brought the same string: the session lives, and the refusal was about something else (SF
+    /// §3.3). More logins would bring it again.
+    fn cool_down_if_same(&self, minted: &Minted, generation: Generation) {
+        let Some(old) = &self.now.token else { return };
+        let same = old.secret().expose_secret() == minted.secret.expose_secret();
+        if same && self.shared.rejected() >= old.generation && self.shared.cool_down(generation) {
+            tracing::info!(
+                org = %self.shared.org,
+                generation = generation.0,
+                "a refused token was minted again; refused calls are repeated without a login until the cool-down ends"
+            );
+        }
     }
 
     fn failed(&mut self, refusal: Refusal) {
@@ -288,7 +304,9 @@ impl<E: Exchange> Keeper<E> {
 
     fn measure(&mut self, now: Instant) {
         let metrics = &self.metrics;
-        metrics.budget.set(self.budget.left(now));
+        let left = self.budget.left(now);
+        metrics.budget.set(left);
+        self.shared.set_budget_spent(left < 1.0);
         metrics.assumed_lifetime.set(self.lifetime.assumed().as_secs_f64());
         if let Some(token) = &self.now.token {
             metrics.expiry.set(unix_seconds(token.expiry.at()));

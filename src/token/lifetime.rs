@@ -47,8 +47,9 @@ impl Lifetime {
     /// When a token of now ends.
     pub fn expiry(&self, known: Option<SystemTime>, now: SystemTime) -> Expiry {
         match known {
-            Some(at) => Expiry::Known(at),
-            None => Expiry::Assumed(now + self.assumed),
+            Some(at) if at > now => Expiry::Known(at),
+            // A fresh token that has ended already: this machine's clock is ahead, and would ask for a login every 30 s.
+            Some(_) | None => Expiry::Assumed(now + self.assumed),
         }
     }
 }

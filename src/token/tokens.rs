@@ -11,7 +11,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -76,12 +76,12 @@ impl Tokens {
         }
     }
 
-    /// The org refused this generation: a newer one. In the cool-down it may be the same one, which is then worth one
-    /// repeat. Dropping the future cancels nothing.
+    /// The org refused this generation: a newer one. In the cool-down, and when the login budget is spent, it may be the
+    /// same one, which is then worth one repeat. Dropping the future cancels nothing.
     pub async fn renewed(&self, refused: Generation) -> Result<Arc<Token>, TokenError> {
         let refused = refused.min(self.newest());
         if let Some(token) = self.current()
-            && (token.generation > refused || self.shared.cooling_down())
+            && (token.generation > refused || self.shared.no_login_for_refusals())
         {
             return Ok(token);
         }
@@ -104,7 +104,7 @@ impl Tokens {
 
     /// The org refused this generation, and the call cannot be repeated: as [`Self::renewed`], without waiting.
     pub fn reject(&self, refused: Generation) {
-        if refused <= self.newest() && !self.shared.cooling_down() {
+        if refused <= self.newest() && !self.shared.no_login_for_refusals() {
             self.shared.reject(refused);
         }
     }
@@ -255,6 +255,7 @@ pub(super) struct Shared {
     /// Wall-clock milliseconds after which the keeper's timer is overdue; [`NOT_DUE`] once somebody has said so.
     overdue_at: AtomicU64,
     cool_down: Mutex<CoolDown>,
+    budget_spent: AtomicBool,
     /// The generation that the org last took, and when, in milliseconds after `born`. Two stores that are not one: a
     /// reader between them is told of a success that is about to be recorded anyway.
     worked: AtomicU64,
@@ -284,6 +285,7 @@ impl Shared {
                 generation: Generation(0),
                 until: born,
             }),
+            budget_spent: AtomicBool::new(false),
             worked: AtomicU64::new(0),
             worked_at: AtomicU64::new(0),
             born,
@@ -327,12 +329,18 @@ impl Shared {
         }
     }
 
-    fn cooling_down(&self) -> bool {
-        Instant::now() < self.lock().until
+    /// Refused calls are repeated with the token at hand: in the cool-down, and when the budget is spent, because a token
+    /// withdrawn then would be missed until it is refilled.
+    fn no_login_for_refusals(&self) -> bool {
+        self.budget_spent.load(Ordering::Relaxed) || Instant::now() < self.lock().until
+    }
+
+    pub(super) fn set_budget_spent(&self, spent: bool) {
+        self.budget_spent.store(spent, Ordering::Relaxed);
     }
 
     /// Whether this started one.
-    fn cool_down(&self, generation: Generation) -> bool {
+    pub(super) fn cool_down(&self, generation: Generation) -> bool {
         let mut cool_down = self.lock();
         if generation <= cool_down.generation {
             return false;

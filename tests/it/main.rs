@@ -15,6 +15,7 @@ mod check;
 mod docs;
 mod egress;
 mod guard;
+mod hard_cases;
 mod org_trouble;
 mod outage;
 mod passthrough;

@@ -33,10 +33,12 @@ enum Reply {
     Grants,
     /// One that tells.
     GrantsFor(Duration),
+    /// The same string each time.
+    GrantsTheSame,
     Refuses(Refusal),
     Hangs,
 }
-use Reply::{Grants, GrantsFor, Hangs, Refuses};
+use Reply::{Grants, GrantsFor, GrantsTheSame, Hangs, Refuses};
 
 fn outage() -> Reply {
     Refuses(Refusal::of("outage", None))
@@ -88,19 +90,28 @@ impl Exchange for Script {
                 _ => replies.pop_front().unwrap(),
             }
         };
-        self.seen.logins.lock().unwrap().push(Instant::now());
+        let number = {
+            let mut logins = self.seen.logins.lock().unwrap();
+            logins.push(Instant::now());
+            logins.len()
+        };
         let now = self.seen.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         self.seen.most_in_flight.fetch_max(now, Ordering::SeqCst);
         let _in_flight = InFlight(&self.seen);
         sleep(LOGIN).await;
+        let same = matches!(reply, GrantsTheSame);
         let life = match reply {
             Grants => None,
             GrantsFor(life) => Some(life),
+            GrantsTheSame => None,
             Refuses(refusal) => return Err(refusal),
             Hangs => std::future::pending().await,
         };
         Ok(Minted {
-            secret: "00Dxx!CANARY".into(),
+            secret: match same {
+                true => "00Dxx!CANARY".into(),
+                false => format!("00Dxx!CANARY{number}").into(),
+            },
             instance: Arc::new(Instance::parse("https://acme.my.salesforce.com").unwrap()),
             known_expiry: life.map(|life| self.clock.now() + life),
             identity: None,
@@ -606,18 +617,41 @@ async fn an_empty_budget_makes_renewals_wait_for_its_refill() {
     let first = room.first().await;
     let second = room.tokens.renewed(first.generation).await.unwrap();
     assert_eq!(room.metrics.budget.get(), 0.0);
-    // The refill comes after 15 s, the wait is 10 s: told at once.
+    // Refused, and no login to be had: worth one repeat as it is.
+    let again = room.tokens.renewed(second.generation).await.unwrap();
+    assert_eq!(again.generation, second.generation);
+    assert_eq!(room.logins(), 2);
+    // Known to be dead: the refill comes after 15 s, the wait is 10 s: told at once.
     let before = Instant::now();
-    let error = room.tokens.renewed(second.generation).await.unwrap_err();
+    let error = room.tokens.renewed_dead(second.generation).await.unwrap_err();
     assert_eq!(error.reason, "budget_spent");
     assert_eq!(before.elapsed(), Duration::ZERO);
-    assert!(room.tokens.current().is_none(), "a refused token is not served");
+    assert!(room.tokens.current().is_none(), "a dead token is not served");
     sleep(8 * SECOND).await;
     let third = room.tokens.get().await.unwrap();
     assert_eq!(third.generation, Generation(3));
     assert_eq!(room.logins(), 3);
     room.until(5 * MINUTE).await;
     assert_eq!(room.metrics.budget.get(), 2.0, "the gauge follows the refill");
+    room.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_that_is_minted_again_starts_a_cool_down() {
+    let room = start([GrantsTheSame]);
+    let first = room.first().await;
+    let second = room.tokens.renewed(first.generation).await.unwrap();
+    assert_eq!(second.generation, Generation(2));
+    for _ in 0..100 {
+        let again = room.tokens.renewed(second.generation).await.unwrap();
+        assert_eq!(again.generation, second.generation, "repeated without a login");
+    }
+    assert_eq!(room.logins(), 2);
+    sleep(31 * SECOND).await;
+    assert_eq!(
+        room.tokens.renewed(second.generation).await.unwrap().generation,
+        Generation(3)
+    );
     room.stop().await;
 }
 

@@ -174,7 +174,14 @@ async fn a_caller_that_stalls_in_its_body_is_told_and_the_org_is_let_go() {
         .unwrap();
     let reply = read_reply(&mut stream, false).await.expect("an answer");
     assert_eq!((reply.status, code(&reply).as_str()), (408, "SFPROXY_REQUEST_BODY"));
-    app.stop().await;
+    let in_use = "sf_token_proxy_upstream_connections{org=\"main\",state=\"in_use\"}";
+    for _ in 0..1000 {
+        if app.metric(in_use).await == 0.0 {
+            return app.stop().await;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the org's connection was not let go");
 }
 
 #[tokio::test]

@@ -116,7 +116,9 @@ async fn a_login_host_that_is_down_while_the_token_lives_fails_no_call() {
 #[tokio::test]
 async fn calls_before_the_first_token_wait_for_it() {
     let org = RawOrg::start(|_| Script::ok()).await;
+    org.pause_logins(Duration::from_millis(500));
     let app = Running::start(&org.url(), |_| {}).await;
+    let started = Instant::now();
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..50 {
         let proxy = app.proxy;
@@ -125,6 +127,7 @@ async fn calls_before_the_first_token_wait_for_it() {
     while let Some(status) = calls.join_next().await {
         assert_eq!(status.unwrap(), 200);
     }
+    assert!(started.elapsed() >= Duration::from_millis(400), "nobody had to wait");
     assert_eq!(org.logins(), 1);
     app.stop().await;
 }

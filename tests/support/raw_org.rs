@@ -103,6 +103,7 @@ struct Inner {
     login_answers: Mutex<Vec<Vec<u8>>>,
     /// The answer for every login instead of a token.
     login_refusal: Mutex<Option<Vec<u8>>>,
+    login_pause: Mutex<Duration>,
     seen: Mutex<Vec<RawRequest>>,
     /// How many more refusals are answered before the body is read.
     early_answers: AtomicU32,
@@ -149,6 +150,7 @@ impl RawOrg {
             connections: AtomicUsize::new(0),
             login_answers: Mutex::default(),
             login_refusal: Mutex::default(),
+            login_pause: Mutex::default(),
             seen: Mutex::default(),
             early_answers: AtomicU32::new(early_refusals),
             early_stays,
@@ -187,6 +189,11 @@ impl RawOrg {
 
     pub fn seen(&self) -> Vec<RawRequest> {
         self.inner.seen.lock().unwrap().clone()
+    }
+
+    /// Every login is answered after this.
+    pub fn pause_logins(&self, pause: Duration) {
+        *self.inner.login_pause.lock().unwrap() = pause;
     }
 
     /// Every login gets this status and body from now on; `None`: tokens again.
@@ -295,9 +302,13 @@ impl Inner {
             let mut answers = self.login_answers.lock().unwrap();
             (!answers.is_empty()).then(|| answers.remove(0))
         };
-        match scripted.or_else(|| self.login_refusal.lock().unwrap().clone()) {
+        let answer = match scripted.or_else(|| self.login_refusal.lock().unwrap().clone()) {
             Some(bytes) => Script::Say(bytes),
             None => Script::json("200 OK", &token_answer(&format!("http://{}", self.address), n)),
+        };
+        match (answer, *self.login_pause.lock().unwrap()) {
+            (Script::Say(bytes), pause) => Script::Slowly(vec![(pause, bytes)]),
+            (other, _) => other,
         }
     }
 }

@@ -227,6 +227,7 @@ impl Drop for RawOrg {
 }
 
 async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
+    stream.set_nodelay(true).unwrap();
     let mut buffer = Vec::new();
     for nth in 0.. {
         let Some(head) = read_until(&mut stream, &mut buffer, b"\r\n\r\n").await else {
@@ -284,7 +285,10 @@ async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
             }
         };
         for (pause, bytes) in pieces {
-            tokio::time::sleep(pause).await;
+            // a sleep of nothing still waits for the timer's next tick
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
             if stream.write_all(&bytes).await.is_err() {
                 return;
             }

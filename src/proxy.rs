@@ -6,8 +6,10 @@
 //! | [`guard`] | may this call pass? | pure |
 //! | [`surface`] | which API family is this path? | pure |
 //! | [`headers`] | what is changed in request and response headers? | pure |
-//! | [`body`] | how are bodies streamed, and kept for a repeat? | |
-//! | [`upstream`] | how are connections to the org made and reused? | |
+//! | [`body`] | how are request bodies streamed, and kept for a repeat? | |
+//! | [`in_body`] | how does an answer's body pass? | |
+//! | [`upstream`] | how is a call sent, and a connection made? | |
+//! | [`pool`] | which connections wait for the next call? | |
 //! | [`read_first`] | how is an early answer read although writing failed? | |
 //! | [`verdict`] | what does the org's answer say of the token? | pure |
 //! | [`probe`] | is a token alive, when an answer leaves it open? | |
@@ -20,7 +22,9 @@ pub mod error;
 pub mod guard;
 pub mod handle;
 pub mod headers;
+pub mod in_body;
 pub mod limit_info;
+pub mod pool;
 pub mod probe;
 pub mod read_first;
 pub mod record;

@@ -26,10 +26,11 @@ use super::{
     error::{CallError, not_repeated_status},
     guard::Rules,
     headers,
+    in_body::{InBody, InBodyError},
     probe::{Finding, Prober},
     record::{Calls, Outcome, Record, Repeat},
     surface::{Surface, is_list_of_versions},
-    upstream::{Answer, Head, InBody, InBodyError, Upstream},
+    upstream::{Answer, Head, Upstream},
     verdict::{INSPECT_BYTES, UNAUTHORIZED_HEAD, Verdict, needs_body, verdict},
 };
 use crate::token::{Token, TokenError, Tokens};

@@ -4,28 +4,20 @@
 //! a tenth cheaper than the stock client, which spawns a task per call). TCP with happy eyeballs, egress proxies and
 //! their CONNECT are hyper-util's.
 //!
-//! Owns: the idle connections, and a tracked task per open connection.
+//! Owns: a tracked task per open connection; the idle ones are in `pool.rs`.
 //! Invariants: TLS wherever the instance says so; a connection goes back only when both bodies have ended; a call
 //! that a dead connection never took, or a safe one (GET, HEAD, OPTIONS) on a reused connection that died without a
 //! byte of answer, is sent once more on another. An answer that comes before the org resets the connection is read.
 //! Fails with: [`UpstreamError`]. Every wait has a deadline of `config::Upstream`.
 
 use std::{
-    collections::VecDeque,
     error::Error as StdError,
-    future::poll_fn,
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
+    sync::Arc,
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Uri, uri::PathAndQuery};
-use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::{
     client::{
@@ -34,7 +26,6 @@ use hyper_util::{
     },
     rt::TokioIo,
 };
-use prometheus::IntGauge;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -47,8 +38,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
 use super::{
-    body::{OutBody, Patience, Upload},
+    body::{OutBody, Upload},
     headers,
+    in_body::InBody,
+    pool::{Lease, Pool, SWEEPS, Sender, Taken, settled},
     read_first::ReadFirst,
 };
 use crate::{
@@ -58,11 +51,8 @@ use crate::{
 };
 
 type BoxError = Box<dyn StdError + Send + Sync>;
-type Sender = http1::SendRequest<OutBody>;
 
 const KEEPALIVE: Duration = Duration::from_secs(60);
-/// The sweeper comes so often in `pool_idle_timeout`: that is how exactly it is kept.
-const SWEEPS: u32 = 4;
 
 /// Why the org gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -110,39 +100,6 @@ pub struct Upstream {
     tasks: TaskTracker,
 }
 
-struct Pool {
-    /// By instance; normally one. An org's old hosts empty by themselves.
-    hosts: Mutex<Vec<Host>>,
-    max_idle: usize,
-    /// Counts the sweeper's rounds, a clock that costs nothing to read.
-    round: AtomicU64,
-    idle: IntGauge,
-    in_use: IntGauge,
-}
-
-struct Host {
-    instance: Arc<Instance>,
-    /// The most recently used last.
-    idle: Vec<Idle>,
-}
-
-struct Idle {
-    sender: Sender,
-    task: AbortHandle,
-    /// The sweeper's round in which it became idle.
-    since: u64,
-}
-
-/// A connection in use; counted until it is dropped.
-struct Lease {
-    /// `None` once it has gone back.
-    sender: Option<Sender>,
-    /// The connection's.
-    task: AbortHandle,
-    instance: Arc<Instance>,
-    pool: Arc<Pool>,
-}
-
 /// The org's answer, before it is judged.
 pub struct Answer {
     /// Boxed: the answer is moved through several hands.
@@ -173,13 +130,7 @@ impl Upstream {
             egress: egress.build(),
             http,
             builder: http1::Builder::new(),
-            pool: Arc::new(Pool {
-                hosts: Mutex::default(),
-                max_idle: settings.pool_max_idle,
-                round: AtomicU64::new(0),
-                idle: gauge("idle"),
-                in_use: gauge("in_use"),
-            }),
+            pool: Pool::new(settings.pool_max_idle, gauge("idle"), gauge("in_use")),
             tasks: TaskTracker::new(),
         }
     }
@@ -349,281 +300,5 @@ impl Head {
         headers::set_credential(&mut headers, token);
         *request.headers_mut() = headers;
         request
-    }
-}
-
-impl Pool {
-    fn lock(&self) -> MutexGuard<'_, Vec<Host>> {
-        // Nothing panics while holding it.
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lease(self: &Arc<Self>, sender: Sender, task: AbortHandle, instance: &Arc<Instance>) -> Lease {
-        self.in_use.inc();
-        Lease {
-            sender: Some(sender),
-            task,
-            instance: Arc::clone(instance),
-            pool: Arc::clone(self),
-        }
-    }
-
-    /// The most recently used connection that is still open.
-    fn take(self: &Arc<Self>, instance: &Arc<Instance>) -> Option<Taken> {
-        loop {
-            let idle = self.pop(instance)?;
-            if idle.sender.is_closed() {
-                continue;
-            }
-            let ready = idle.sender.is_ready();
-            let lease = self.lease(idle.sender, idle.task, instance);
-            return Some(if ready {
-                Taken::Ready(lease)
-            } else {
-                Taken::Settling(lease)
-            });
-        }
-    }
-
-    fn pop(&self, instance: &Arc<Instance>) -> Option<Idle> {
-        let mut hosts = self.lock();
-        let host = hosts.iter_mut().find(|host| same(&host.instance, instance))?;
-        let idle = host.idle.pop();
-        self.idle.sub(i64::from(idle.is_some()));
-        idle
-    }
-
-    fn put_back(&self, sender: Sender, task: AbortHandle, instance: &Arc<Instance>) {
-        if sender.is_closed() || self.max_idle == 0 {
-            return;
-        }
-        let idle = Idle {
-            sender,
-            task,
-            since: self.round.load(Ordering::Relaxed),
-        };
-        let mut hosts = self.lock();
-        if let Some(host) = hosts.iter_mut().find(|host| same(&host.instance, instance)) {
-            if host.idle.len() < self.max_idle {
-                host.idle.push(idle);
-                self.idle.inc();
-            }
-        } else {
-            self.idle.inc();
-            hosts.push(Host {
-                instance: Arc::clone(instance),
-                idle: vec![idle],
-            });
-        }
-    }
-
-    /// One round: closes what has been idle for [`SWEEPS`] of them, and forgets hosts without connections.
-    fn sweep(&self) {
-        let round = self.round.fetch_add(1, Ordering::Relaxed);
-        let mut closed = 0;
-        self.lock().retain_mut(|host| {
-            let before = host.idle.len();
-            host.idle
-                .retain(|idle| !idle.sender.is_closed() && round.saturating_sub(idle.since) < u64::from(SWEEPS));
-            closed += before - host.idle.len();
-            !host.idle.is_empty()
-        });
-        self.idle.sub(i64::try_from(closed).unwrap_or(0));
-    }
-
-    fn close_all(&self) {
-        self.lock().clear();
-        self.idle.set(0);
-    }
-
-    fn forget(&self, instance: &Arc<Instance>) {
-        let mut hosts = self.lock();
-        if let Some(index) = hosts.iter().position(|host| same(&host.instance, instance)) {
-            let host = hosts.swap_remove(index);
-            self.idle.sub(i64::try_from(host.idle.len()).unwrap_or(0));
-        }
-    }
-}
-
-fn same(a: &Arc<Instance>, b: &Arc<Instance>) -> bool {
-    Arc::ptr_eq(a, b) || a == b
-}
-
-/// A connection from the pool.
-enum Taken {
-    Ready(Lease),
-    /// Its last answer has been read, but its task has not come round yet.
-    Settling(Lease),
-}
-
-/// `None`: the connection turned out to be closed.
-async fn settled(mut lease: Lease) -> Option<Lease> {
-    const SOON: Duration = Duration::from_millis(100);
-    let ready = timeout(SOON, lease.sender().ready()).await;
-    matches!(ready, Ok(Ok(()))).then_some(lease)
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.pool.in_use.dec();
-    }
-}
-
-impl Lease {
-    fn sender(&mut self) -> &mut Sender {
-        self.sender
-            .as_mut()
-            .expect("a lease must hold its connection until it goes back")
-    }
-
-    /// Both bodies have ended: the connection can serve another call.
-    fn give_back(mut self) {
-        if let Some(sender) = self.sender.take() {
-            self.pool.put_back(sender, self.task.clone(), &self.instance);
-        }
-    }
-}
-
-/// The org's answer body: streamed, but for what was looked at to judge it.
-pub struct InBody {
-    /// Frames that were looked at; they are passed on first.
-    seen: VecDeque<Frame<Bytes>>,
-    /// `None` when it has ended.
-    source: Option<Incoming>,
-    lease: Option<Lease>,
-    /// The connection's.
-    task: AbortHandle,
-    upload: Upload,
-    idle_limit: Duration,
-    patience: Patience,
-}
-
-/// Why an answer's body ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum InBodyError {
-    #[error("the org broke off in its answer")]
-    Broke(#[source] hyper::Error),
-    #[error("the org sent nothing of its answer for too long")]
-    Stalled,
-}
-
-impl InBody {
-    fn new(source: Incoming, lease: Lease, upload: Upload, idle_limit: Duration) -> Self {
-        let mut body = Self {
-            seen: VecDeque::new(),
-            source: Some(source),
-            task: lease.task.clone(),
-            lease: Some(lease),
-            upload,
-            idle_limit,
-            patience: Patience::default(),
-        };
-        if body.source.as_ref().is_some_and(Body::is_end_stream) {
-            body.ended();
-        }
-        body
-    }
-
-    /// The source has ended; the connection goes back if the request has, too.
-    fn ended(&mut self) {
-        self.source = None;
-        if let Some(lease) = self.lease.take()
-            && self.upload.is_complete()
-        {
-            lease.give_back();
-        }
-    }
-
-    /// The answer is not passed on. A connection that still sends the request's body is ended: nobody waits for it, and
-    /// an org that does not read would hold it, and what it holds, for ever.
-    pub fn abandon(self) {
-        if !self.upload.is_complete() {
-            self.task.abort();
-        }
-    }
-
-    /// Reads up to `limit` bytes ahead and returns a copy; they are still passed on. Ends early when the body breaks
-    /// off or stalls: the reader of the body will meet the error.
-    pub async fn look_ahead(&mut self, limit: usize, patience: Duration) -> Vec<u8> {
-        let mut copy = Vec::new();
-        let reading = async {
-            while copy.len() < limit {
-                let next = poll_fn(|cx| self.poll_source(cx)).await;
-                let Some(Ok(frame)) = next else {
-                    break;
-                };
-                if let Some(data) = frame.data_ref() {
-                    copy.extend_from_slice(data);
-                }
-                self.seen.push_back(frame);
-            }
-        };
-        // Dropped half-way, it has lost nothing: each frame is kept as soon as it is read.
-        drop(timeout(patience, reading).await);
-        copy
-    }
-
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
-        let Some(source) = &mut self.source else {
-            return Poll::Ready(None);
-        };
-        let Poll::Ready(frame) = Pin::new(&mut *source).poll_frame(cx) else {
-            let lost = self.patience.poll_lost(self.idle_limit, cx);
-            return lost.map(|()| Some(Err(InBodyError::Stalled)));
-        };
-        self.patience.rewarded();
-        let ended = source.is_end_stream();
-        match frame {
-            Some(Ok(frame)) => {
-                if ended {
-                    self.ended();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(cause)) => {
-                self.source = None;
-                self.lease = None;
-                Poll::Ready(Some(Err(InBodyError::Broke(cause))))
-            }
-            None => {
-                self.ended();
-                Poll::Ready(None)
-            }
-        }
-    }
-}
-
-impl Body for InBody {
-    type Data = Bytes;
-    type Error = InBodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
-        if let Some(frame) = self.seen.pop_front() {
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        self.poll_source(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.seen.is_empty() && self.source.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let seen: u64 = self
-            .seen
-            .iter()
-            .filter_map(Frame::data_ref)
-            .map(|data| data.len() as u64)
-            .sum();
-        let rest = match &self.source {
-            Some(source) => source.size_hint(),
-            None => SizeHint::with_exact(0),
-        };
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + seen);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + seen);
-        }
-        hint
     }
 }

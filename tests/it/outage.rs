@@ -67,7 +67,10 @@ async fn a_permanent_refusal_is_answered_from_memory_and_heals() {
     }
     times.sort();
     // the others of this binary share the machine: the slowest is bounded less strictly than the usual one
-    assert!(times[25] < Duration::from_millis(100) && times[49] < Duration::from_secs(1), "{times:?}");
+    assert!(
+        times[25] < Duration::from_millis(100) && times[49] < Duration::from_secs(1),
+        "{times:?}"
+    );
     assert!(org.logins() <= 2, "callers cause no logins");
     let startup = call(app.admin, "GET /startupz HTTP/1.1", b"").await;
     assert_eq!(

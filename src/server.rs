@@ -172,7 +172,8 @@ async fn accept(
 ) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _peer) = listener.accept().await?;
-    stream.set_nodelay(true)?;
+    // Fails only for a caller that has gone already; that must not pass for the listener's failure.
+    drop(stream.set_nodelay(true));
     Ok((stream, permit))
 }
 

@@ -217,7 +217,7 @@ impl Proxy {
                 tell_not_repeated(&mut answer, why.as_str());
                 return Ok((answer, refused));
             }
-            if self.only_this_resource(&refused, reason).await {
+            if waiting(record, Box::pin(self.only_this_resource(&refused, reason))).await {
                 return Ok((answer, refused));
             }
             let next = if sends == 1 {
@@ -231,6 +231,7 @@ impl Proxy {
                 Some(Ok(next)) => next,
                 Some(Err(error)) => {
                     self.calls.repeated(call.surface, Repeat::NoToken);
+                    answer.response.into_body().abandon();
                     return Err(error.into());
                 }
                 None => {
@@ -275,7 +276,7 @@ impl Proxy {
 
     /// A 401 to `HEAD` does not tell which it is (SF §4.1); a token that the org takes elsewhere is not withdrawn for it.
     async fn only_this_resource(&self, refused: &Token, reason: &str) -> bool {
-        reason == UNAUTHORIZED_HEAD && Box::pin(self.prober.ask(&self.upstream, refused)).await == Finding::Alive
+        reason == UNAUTHORIZED_HEAD && self.prober.ask(&self.upstream, refused).await == Finding::Alive
     }
 
     /// A token that was seen working lately, for a call that cannot be repeated.

@@ -51,11 +51,10 @@ async fn a_permanent_refusal_is_answered_from_memory_and_heals() {
     eventually("the first login", || org.logins(), |n| *n == 1).await;
     let refused = call(app.proxy, GET, b"").await;
     assert_eq!(refused.status, 503);
-    let mut times = Vec::new();
     for _ in 0..50 {
         let asked = Instant::now();
         let reply = call(app.proxy, GET, b"").await;
-        times.push(asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
         assert_eq!(reply.status, 503);
         let text = reply.text();
         assert!(
@@ -65,12 +64,6 @@ async fn a_permanent_refusal_is_answered_from_memory_and_heals() {
         assert!(text.to_lowercase().contains("pre-authorized"), "our advice: {text}");
         assert!(!text.contains(CANARY_SECRET));
     }
-    times.sort();
-    // the others of this binary share the machine: the slowest is bounded less strictly than the usual one
-    assert!(
-        times[25] < Duration::from_millis(100) && times[49] < Duration::from_secs(1),
-        "{times:?}"
-    );
     assert!(org.logins() <= 2, "callers cause no logins");
     let startup = call(app.admin, "GET /startupz HTTP/1.1", b"").await;
     assert_eq!(

@@ -115,6 +115,8 @@ async fn renewing_tokens(stop: CancellationToken) -> Tokens {
         cool_down: Duration::ZERO,
         max_waiters: 10,
         exchange_timeout: Duration::from_secs(30),
+        introspect: false,
+        keep_alive: false,
     };
     let budget = Budget {
         burst: u32::MAX,

@@ -109,8 +109,10 @@ pub struct Config {
     /// At least one.
     pub listeners: Vec<Listener>,
     pub admin: Admin,
-    /// At least one; in this version exactly one.
+    /// At least one.
     pub orgs: BTreeMap<OrgName, Org>,
+    /// Where tokens live beyond the process.
+    pub store: Store,
     pub upstream: Upstream,
     pub replay: Replay,
     pub shutdown: Shutdown,
@@ -134,6 +136,8 @@ pub struct Listener {
     pub extra_paths: Vec<String>,
     /// The operator knows that anybody who reaches this address acts as the org's user.
     pub insecure_allow_any_caller: bool,
+    /// Callers may say whose token they want.
+    pub users: Option<Users>,
     /// Client connections at one time; more wait in the kernel's queue.
     pub max_connections: usize,
     /// An idle keep-alive connection, or one whose request head does not arrive, is closed after this.
@@ -148,14 +152,93 @@ pub struct Admin {
     pub startup_patience: Duration,
 }
 
+/// Tokens of many users of one org, chosen by a header of the call; the org's grant is JWT bearer.
+#[derive(Debug, Clone)]
+pub struct Users {
+    /// The request header that names the user; it ends at the proxy.
+    pub header: http::HeaderName,
+    /// User names that may be asked for; `*` stands for any run of characters. Compared in lower case. At least one.
+    pub allow: Vec<String>,
+    /// A call without the header is refused; else it gets the grant's own user.
+    pub required: bool,
+    /// Users whose tokens are kept at one time.
+    pub max: u64,
+    /// A user's token is let go when nobody asked for it for this long.
+    pub idle: Duration,
+    /// Of all users together, beside each user's own.
+    pub budget: Budget,
+}
+
+/// Where tokens live beyond the process.
+#[derive(Debug, Clone)]
+pub enum Store {
+    /// Nowhere.
+    Memory,
+    /// One sealed file for each identity.
+    File {
+        directory: PathBuf,
+        /// 32 bytes, in base64 or hexadecimal.
+        key: SecretRef,
+        /// The key before, while records sealed with it are about.
+        previous_key: Option<SecretRef>,
+    },
+}
+
 #[derive(Debug, Clone)]
 pub struct Org {
     pub login: LoginHost,
     pub grant: Grant,
-    /// Overrides the `instance_url` of token answers; for tests and unusual hosts.
+    /// Overrides the `instance_url` of token answers; for tests, and for hosts whose answer names none.
     pub instance_url: Option<url::Url>,
     pub token: TokenSettings,
     pub budget: Budget,
+    /// Calls to `/api/v1|v2/…` go to the Data Cloud tenant.
+    pub data_cloud: Option<DataCloud>,
+    pub api: Api,
+}
+
+/// What is particular about an org's API.
+#[derive(Debug, Clone)]
+pub struct Api {
+    pub host: ApiHost,
+    /// Set on every call, in place of the caller's, e.g. `Pardot-Business-Unit-Id`.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            host: ApiHost::Instance,
+            headers: vec![],
+        }
+    }
+}
+
+/// Which host calls go to, and what they look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApiHost {
+    /// The org's own: `instance_url` of the token answer. Salesforce's API families are served.
+    Instance,
+    /// The Salesforce API Platform (Agentforce, Models): `api_instance_url` of the token answer, or this.
+    Platform { fallback: url::Url },
+    /// Another cloud's: every path is served, any 401 means that the token is dead.
+    Other {
+        /// The host named by this field of the token answer; `None`: [`Org::instance_url`].
+        field: Option<String>,
+        /// Path prefixes that go to the host named by another field, e.g. `/Service.asmx` to `soap_instance_url`.
+        also: Vec<(String, String)>,
+    },
+}
+
+/// The second stage: a token of the Data Cloud tenant for a token of the org.
+#[derive(Debug, Clone)]
+pub struct DataCloud {
+    /// `None`: the default one.
+    pub dataspace: Option<String>,
+    /// Renewed when so much of the life is left …
+    pub renew_before: Duration,
+    /// … or at this age, whichever comes first.
+    pub renew_age: Duration,
 }
 
 /// Where the grant is presented.
@@ -165,11 +248,18 @@ pub struct LoginHost {
     pub url: url::Url,
 }
 
-/// How a token is minted.
+/// How a token is minted, or where it is found.
 #[derive(Debug, Clone)]
 pub enum Grant {
     JwtBearer(JwtBearer),
     ClientCredentials(ClientCredentials),
+    RefreshToken(RefreshToken),
+    Password(Password),
+    TokenExchange(TokenExchange),
+    SamlBearer(SamlBearer),
+    PlatformCredentials(PlatformCredentials),
+    Static(Static),
+    Command(Command),
 }
 
 #[derive(Debug, Clone)]
@@ -187,6 +277,111 @@ pub struct ClientCredentials {
     pub client_id: String,
     pub client_secret: SecretRef,
     pub send_secret: SendSecret,
+}
+
+/// A refresh token that `login` or an administrator got.
+#[derive(Debug, Clone)]
+pub struct RefreshToken {
+    pub client_id: String,
+    pub auth: ClientAuth,
+    /// The first one; `None`: `sf-token-proxy login` puts it into the store.
+    pub refresh_token: Option<SecretRef>,
+    pub rotation: RotationPolicy,
+    pub login: Login,
+}
+
+/// How the app proves to be itself.
+#[derive(Debug, Clone)]
+pub enum ClientAuth {
+    Secret(SecretRef, SendSecret),
+    /// `private_key_jwt`: an assertion signed with the app's key.
+    PrivateKey(SecretRef),
+    /// The app requires no secret.
+    None,
+}
+
+/// Whether each use of a refresh token brings a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RotationPolicy {
+    /// The answers tell; until one has, and once one brought a new token, an attempt of unknown outcome is not repeated.
+    Auto,
+    /// The operator knows that it is off: a refresh token may be presented again.
+    Off,
+}
+
+/// What `sf-token-proxy login` asks for.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// One of the app's callback URLs, letter for letter; http on loopback.
+    pub callback_url: url::Url,
+    pub scopes: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Password {
+    pub client_id: String,
+    pub client_secret: SecretRef,
+    pub send_secret: SendSecret,
+    pub username: String,
+    pub password: SecretRef,
+    /// Appended to the password, unless this machine's address is trusted.
+    pub security_token: Option<SecretRef>,
+}
+
+/// A token of an external identity provider for one of Salesforce.
+#[derive(Debug, Clone)]
+pub struct TokenExchange {
+    pub client_id: String,
+    pub client_secret: Option<SecretRef>,
+    pub send_secret: SendSecret,
+    /// Read anew for each login; whoever fetches it keeps it fresh.
+    pub subject_token: SecretRef,
+    /// The URN.
+    pub subject_token_type: String,
+    pub scope: Option<String>,
+    /// The Apex class that maps the user.
+    pub token_handler: Option<String>,
+}
+
+/// An assertion in SAML's form, signed with the app's key.
+#[derive(Debug, Clone)]
+pub struct SamlBearer {
+    pub client_id: String,
+    pub username: String,
+    pub private_key: SecretRef,
+    pub audience: String,
+}
+
+/// Client credentials as clouds other than the core take them.
+#[derive(Debug, Clone)]
+pub struct PlatformCredentials {
+    /// Path (and query) of the token endpoint at [`LoginHost`].
+    pub token_path: String,
+    pub body: BodyFormat,
+    pub client_id: String,
+    pub client_secret: SecretRef,
+    pub send_secret: SendSecret,
+    /// More fields of the body, e.g. `scope`, `account_id`.
+    pub parameters: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFormat {
+    Form,
+    Json,
+}
+
+/// A token that somebody else puts in place.
+#[derive(Debug, Clone)]
+pub struct Static {
+    pub access_token: SecretRef,
+}
+
+/// A program that prints a token, such as `sf org display --json --target-org X`.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// Program and arguments; no shell. At least one.
+    pub argv: Vec<String>,
 }
 
 /// Where the client secret travels.
@@ -210,6 +405,10 @@ pub struct TokenSettings {
     pub max_waiters: usize,
     /// One exchange with the login host, whole.
     pub exchange_timeout: Duration,
+    /// Ask the login host when a new token ends; it needs the app's secret.
+    pub introspect: bool,
+    /// When the renewal is due, use the session once instead, which extends it (an API call for a login).
+    pub keep_alive: bool,
 }
 
 /// The login budget: a bucket of `burst` that refills by `per_minute`.

@@ -44,6 +44,7 @@ fn with_references(config: Config) -> Result<Config, Problems> {
                 let at = format!("{at}.client_credentials.client_secret");
                 (at, read(&grant.client_secret).map(drop))
             }
+            _ => continue,
         };
         if let Err(text) = wrong {
             problems.add(at, text);

@@ -14,7 +14,7 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{
-    Admin, Config, EgressProxy, Log, LogFormat, Replay, Shutdown, Upstream,
+    Admin, Config, EgressProxy, Log, LogFormat, Replay, Shutdown, Store, Upstream,
     file::{AdminFile, File, LogFile, ReplayFile, ShutdownFile, Size, Span, UpstreamFile},
     problem::{Problems, shown},
     units::{parse_size, parse_span, size_text, span_text},
@@ -59,6 +59,7 @@ impl Check {
             listeners: listeners?,
             admin: admin?,
             orgs: orgs?,
+            store: Store::Memory,
             upstream: upstream?,
             replay: replay?,
             shutdown: shutdown?,

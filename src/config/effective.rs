@@ -114,6 +114,7 @@ fn grant(grant: &Grant) -> GrantFile {
                 },
             }),
         },
+        _ => GrantFile::default(),
     }
 }
 

@@ -159,6 +159,7 @@ mod tests {
             allowed_origins: vec!["https://app.example".into()],
             extra_paths: vec![],
             insecure_allow_any_caller: true,
+            users: None,
             max_connections: 10,
             idle_timeout: Duration::from_secs(1),
         })

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Instance, InstanceError,
-    grant::{self, Attempt},
+    grant::{self, Attempt, Body, Inputs},
     is_loopback,
     refusal::{Refusal, Sent, refusal},
 };
@@ -78,7 +78,7 @@ pub enum SetUpError {
 /// The token endpoint of one org.
 pub struct HttpExchange {
     client: reqwest::Client,
-    endpoint: url::Url,
+    login: url::Url,
     grant: Arc<Grant>,
     instance_override: Option<Arc<Instance>>,
     /// Bounds a told `expires_in`.
@@ -94,11 +94,6 @@ impl HttpExchange {
     pub fn new(org: &Org, tls: rustls::ClientConfig, egress: &EgressProxy, clock: Clock) -> Result<Self, SetUpError> {
         // The same rule as for the API's host: https, or plain http to loopback.
         Instance::from_url(&org.login.url)?;
-        let endpoint = org
-            .login
-            .url
-            .join("/services/oauth2/token")
-            .map_err(|_| InstanceError::NotAUrl)?;
         let instance_override = org
             .instance_url
             .as_ref()
@@ -107,8 +102,8 @@ impl HttpExchange {
             .map_err(SetUpError::InstanceUrl)?
             .map(Arc::new);
         Ok(Self {
-            client: client(&endpoint, tls, egress)?,
-            endpoint,
+            client: client(&org.login.url, tls, egress)?,
+            login: org.login.url.clone(),
             grant: Arc::new(org.grant.clone()),
             instance_override,
             longest: org.token.lifetime,
@@ -124,19 +119,22 @@ impl HttpExchange {
             attempt.sent.secret(proxy.expose_secret());
         }
         let Attempt {
-            form,
+            path,
+            body,
             authorization,
             sent,
         } = attempt;
+        let endpoint = self
+            .login
+            .join(&path)
+            .map_err(|_| Refusal::of("unexpected_answer", None))?;
+        let (kind, body) = encoded(&body);
         let mut request = self
             .client
-            .post(self.endpoint.clone())
+            .post(endpoint)
             .header(header::ACCEPT, HeaderValue::from_static("application/json"))
-            .header(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/x-www-form-urlencoded"),
-            )
-            .body(encoded(&form));
+            .header(header::CONTENT_TYPE, HeaderValue::from_static(kind))
+            .body(body);
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
@@ -146,8 +144,16 @@ impl HttpExchange {
 
     /// Reads secrets and signs, on a thread that may block.
     async fn prepared(&self) -> Result<Attempt, Refusal> {
-        let (grant, now) = (Arc::clone(&self.grant), self.clock.now());
-        tokio::task::spawn_blocking(move || grant::attempt(&grant, now))
+        let (grant, login, now) = (Arc::clone(&self.grant), self.login.clone(), self.clock.now());
+        let inputs = move || {
+            let inputs = Inputs {
+                login: &login,
+                refresh_token: None,
+                now,
+            };
+            grant::attempt(&grant, inputs)
+        };
+        tokio::task::spawn_blocking(inputs)
             .await
             .map_err(|_| Refusal::of("secret_unreadable", None))?
     }
@@ -193,7 +199,7 @@ impl HttpExchange {
             () if error.is_timeout() => "timeout",
             () => "unreachable",
         };
-        let host = self.endpoint[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
+        let host = self.login[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
         Refusal::of(reason, sent.scrub(&format!("{host}: {innermost}"), DESCRIPTION_MAX))
     }
 }
@@ -211,7 +217,7 @@ impl Exchange for HttpExchange {
     }
 }
 
-fn client(endpoint: &url::Url, tls: rustls::ClientConfig, egress: &EgressProxy) -> Result<reqwest::Client, SetUpError> {
+fn client(login: &url::Url, tls: rustls::ClientConfig, egress: &EgressProxy) -> Result<reqwest::Client, SetUpError> {
     let mut builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .no_proxy()
@@ -222,7 +228,7 @@ fn client(endpoint: &url::Url, tls: rustls::ClientConfig, egress: &EgressProxy) 
         .pool_max_idle_per_host(0)
         .connect_timeout(CONNECT_TIMEOUT)
         .user_agent(concat!("sf-token-proxy/", env!("CARGO_PKG_VERSION")));
-    let here = endpoint.host().is_none_or(|host| is_loopback(&host));
+    let here = login.host().is_none_or(|host| is_loopback(&host));
     if let Some(address) = egress.https.as_ref().filter(|_| !here) {
         let proxy = reqwest::Proxy::https(address).map_err(|_| SetUpError::Proxy)?;
         let excluded = egress.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
@@ -231,12 +237,24 @@ fn client(endpoint: &url::Url, tls: rustls::ClientConfig, egress: &EgressProxy) 
     builder.build().map_err(|_| SetUpError::Client)
 }
 
-fn encoded(form: &[(&'static str, SecretString)]) -> String {
-    let mut encoded = url::form_urlencoded::Serializer::new(String::new());
-    for (name, value) in form {
-        encoded.append_pair(name, value.expose_secret());
+/// The media type and the text.
+fn encoded(body: &Body) -> (&'static str, String) {
+    match body {
+        Body::Form(fields) => {
+            let mut encoded = url::form_urlencoded::Serializer::new(String::new());
+            for (name, value) in fields {
+                encoded.append_pair(name, value.expose_secret());
+            }
+            ("application/x-www-form-urlencoded", encoded.finish())
+        }
+        Body::Json(fields) => {
+            let object: serde_json::Map<_, _> = fields
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.expose_secret().into()))
+                .collect();
+            ("application/json", serde_json::Value::Object(object).to_string())
+        }
     }
-    encoded.finish()
 }
 
 /// rustls' errors travel inside `io::Error`, once or twice wrapped, whose `source` skips them.

@@ -6,7 +6,7 @@
 //! Fails with: [`Refusal`] `secret_unreadable` or `key_unusable`, naming the setting.
 //! Source: RFC 6749 §4.4; RFC 7523 §2.1; SF §1.2, §1.4.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, time::SystemTime};
 
 use http::HeaderValue;
 use secrecy::SecretString;
@@ -19,27 +19,65 @@ pub mod jwt_bearer;
 
 pub use self::jwt_bearer::check_key;
 
-/// The form and header of one attempt. No `Debug`.
+/// What one attempt sends to the login host. No `Debug`.
 pub struct Attempt {
-    pub form: Vec<(&'static str, SecretString)>,
+    /// Path and query.
+    pub path: Cow<'static, str>,
+    pub body: Body,
     pub authorization: Option<HeaderValue>,
     /// What must not come back in a text.
     pub sent: Sent,
 }
 
-/// Reads the secrets and, for JWT bearer, signs: some milliseconds and file reads, so not for an async thread.
-pub fn attempt(grant: &config::Grant, now: SystemTime) -> Result<Attempt, Refusal> {
+pub type Fields = Vec<(Cow<'static, str>, SecretString)>;
+
+/// No `Debug`.
+pub enum Body {
+    Form(Fields),
+    /// An object of texts.
+    Json(Fields),
+}
+
+/// What an attempt is made of beside the settings.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The login host.
+    pub login: &'a url::Url,
+    /// The one to present, for the refresh token grant.
+    pub refresh_token: Option<&'a SecretString>,
+    pub now: SystemTime,
+}
+
+/// A field of a form.
+fn field(name: &'static str, value: impl Into<SecretString>) -> (Cow<'static, str>, SecretString) {
+    (Cow::Borrowed(name), value.into())
+}
+
+/// Reads the secrets and, where one is sent, signs an assertion: some milliseconds and file reads, so not for an async
+/// thread.
+pub fn attempt(grant: &config::Grant, inputs: Inputs<'_>) -> Result<Attempt, Refusal> {
     match grant {
-        config::Grant::JwtBearer(grant) => jwt_bearer::attempt(grant, now),
+        config::Grant::JwtBearer(grant) => jwt_bearer::attempt(grant, inputs.now),
         config::Grant::ClientCredentials(grant) => client_credentials::attempt(grant),
+        _ => Err(Refusal::of("grant_type", None)),
     }
 }
+
+/// Salesforce's token endpoint.
+pub const TOKEN_PATH: &str = "/services/oauth2/token";
 
 /// The grant's word in metrics.
 pub fn word(grant: &config::Grant) -> &'static str {
     match grant {
         config::Grant::JwtBearer(_) => "jwt_bearer",
         config::Grant::ClientCredentials(_) => "client_credentials",
+        config::Grant::RefreshToken(_) => "refresh_token",
+        config::Grant::Password(_) => "password",
+        config::Grant::TokenExchange(_) => "token_exchange",
+        config::Grant::SamlBearer(_) => "saml_bearer",
+        config::Grant::PlatformCredentials(_) => "platform_credentials",
+        config::Grant::Static(_) => "static",
+        config::Grant::Command(_) => "command",
     }
 }
 

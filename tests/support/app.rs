@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use sf_token_proxy::{
     app::{App, Exit},
     config::{
-        Admin, Budget, ClientCredentials, Config, EgressProxy, Grant, Listener, Log, LogFormat, LoginHost, Org,
-        OrgName, Replay, SecretRef, SendSecret, Shutdown, TokenSettings, Upstream,
+        Admin, Api, Budget, ClientCredentials, Config, EgressProxy, Grant, Listener, Log, LogFormat, LoginHost, Org,
+        OrgName, Replay, SecretRef, SendSecret, Shutdown, Store, TokenSettings, Upstream,
     },
     shutdown::Stop,
 };
@@ -35,6 +35,7 @@ pub fn settings_for(login_url: &str, secret_file: PathBuf) -> Config {
             allowed_origins: vec![],
             extra_paths: vec![],
             insecure_allow_any_caller: false,
+            users: None,
             max_connections: 10_000,
             idle_timeout: Duration::from_secs(300),
         }],
@@ -60,13 +61,18 @@ pub fn settings_for(login_url: &str, secret_file: PathBuf) -> Config {
                     cool_down: Duration::from_secs(30),
                     max_waiters: 4096,
                     exchange_timeout: Duration::from_secs(30),
+                    introspect: false,
+                    keep_alive: false,
                 },
                 budget: Budget {
                     burst: 60,
                     per_minute: 4,
                 },
+                data_cloud: None,
+                api: Api::default(),
             },
         )]),
+        store: Store::Memory,
         upstream: Upstream {
             connect_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(660),

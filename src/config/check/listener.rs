@@ -57,6 +57,7 @@ impl Check {
             allowed_origins: origins?,
             extra_paths: paths?,
             insecure_allow_any_caller: file.insecure_allow_any_caller,
+            users: None,
             max_connections: connections?,
             idle_timeout: idle?,
         })

@@ -9,7 +9,7 @@ use url::{Host, Url};
 
 use super::{Check, HOUR, INSTANT, MINUTE, SECOND};
 use crate::config::{
-    Budget, ClientCredentials, Grant, JwtBearer, LoginHost, Org, OrgName, SecretRef, SendSecret, TokenSettings,
+    Api, Budget, ClientCredentials, Grant, JwtBearer, LoginHost, Org, OrgName, SecretRef, SendSecret, TokenSettings,
     file::{BudgetFile, ClientCredentialsFile, GrantFile, JwtBearerFile, OrgFile, SecretFile, TokenFile},
     problem::{shown, url_shown},
 };
@@ -65,6 +65,8 @@ impl Check {
             instance_url: instance?,
             token: token?,
             budget: budget?,
+            data_cloud: None,
+            api: Api::default(),
         })
     }
 
@@ -294,6 +296,8 @@ impl Check {
             cool_down: cool_down?,
             max_waiters: waiters?,
             exchange_timeout: exchange?,
+            introspect: false,
+            keep_alive: false,
         })
     }
 

@@ -123,11 +123,15 @@ fn org(login: &url::Url) -> (tempfile::NamedTempFile, Org) {
             cool_down: Duration::from_secs(30),
             max_waiters: 10,
             exchange_timeout: Duration::from_secs(10),
+            introspect: false,
+            keep_alive: false,
         },
         budget: Budget {
             burst: 60,
             per_minute: 4,
         },
+        data_cloud: None,
+        api: crate::config::Api::default(),
     };
     (file, org)
 }

@@ -10,7 +10,7 @@ use http::HeaderValue;
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use super::{Attempt, read};
+use super::{Attempt, Body, TOKEN_PATH, field, read};
 use crate::{
     config::{ClientCredentials, SendSecret},
     token::refusal::{Refusal, Sent},
@@ -20,17 +20,18 @@ pub(super) fn attempt(grant: &ClientCredentials) -> Result<Attempt, Refusal> {
     let secret = read("client_secret", &grant.client_secret)?;
     let mut sent = Sent::default();
     sent.basic(&grant.client_id, secret.expose_secret());
-    let mut form = vec![("grant_type", "client_credentials".into())];
+    let mut form = vec![field("grant_type", "client_credentials")];
     let mut authorization = None;
     match grant.send_secret {
         SendSecret::Basic => authorization = Some(basic(&grant.client_id, secret.expose_secret())?),
         SendSecret::Body => {
-            form.push(("client_id", grant.client_id.clone().into()));
-            form.push(("client_secret", secret));
+            form.push(field("client_id", grant.client_id.clone()));
+            form.push(field("client_secret", secret));
         }
     }
     Ok(Attempt {
-        form,
+        path: TOKEN_PATH.into(),
+        body: Body::Form(form),
         authorization,
         sent,
     })
@@ -61,12 +62,12 @@ mod tests {
     }
 
     fn form(attempt: &Attempt) -> Vec<(&str, &str)> {
-        let pair = |(name, value): &(&'static str, secrecy::SecretString)| (*name, value.expose_secret().to_owned());
-        attempt
-            .form
+        let Body::Form(fields) = &attempt.body else {
+            panic!("expected a form");
+        };
+        fields
             .iter()
-            .map(pair)
-            .map(|(name, value)| (name, &*value.leak()))
+            .map(|(name, value)| (&**name, value.expose_secret()))
             .collect()
     }
 

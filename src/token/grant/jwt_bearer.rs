@@ -14,7 +14,7 @@ use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
-use super::{Attempt, read};
+use super::{Attempt, Body, TOKEN_PATH, field, read};
 use crate::{
     clock::unix_seconds,
     config::JwtBearer,
@@ -28,7 +28,8 @@ pub(super) fn attempt(grant: &JwtBearer, now: SystemTime) -> Result<Attempt, Ref
     let mut sent = Sent::default();
     sent.assertion(assertion.expose_secret());
     Ok(Attempt {
-        form: vec![("grant_type", GRANT_TYPE.into()), ("assertion", assertion)],
+        path: TOKEN_PATH.into(),
+        body: Body::Form(vec![field("grant_type", GRANT_TYPE), field("assertion", assertion)]),
         authorization: None,
         sent,
     })
@@ -186,8 +187,11 @@ pub(in crate::token) mod tests {
             let (_file, grant) = grant(&key);
             let attempt = attempt(&grant, now).unwrap();
             assert!(attempt.authorization.is_none());
-            assert_eq!(attempt.form[0].1.expose_secret(), GRANT_TYPE);
-            let assertion = attempt.form[1].1.expose_secret();
+            let Body::Form(form) = attempt.body else {
+                panic!("expected a form");
+            };
+            assert_eq!(form[0].1.expose_secret(), GRANT_TYPE);
+            let assertion = form[1].1.expose_secret();
             let parts: Vec<_> = assertion
                 .split('.')
                 .map(|part| BASE64_URL_SAFE_NO_PAD.decode(part).unwrap())

@@ -150,6 +150,8 @@ impl Default for Rules {
                 cool_down: 30 * SECOND,
                 max_waiters: 1000,
                 exchange_timeout: 30 * SECOND,
+                introspect: false,
+                keep_alive: false,
             },
             budget: Budget {
                 burst: 60,

@@ -12,6 +12,7 @@
 //! | [`config`] | what an operator may write, and what the program may rely on |
 //! | [`app`] | what runs: binds everything, owns every task, drains |
 //! | [`token`] | how a token is minted, kept, renewed, refused |
+//! | [`store`] | where tokens live beyond the process |
 //! | [`proxy`] | what happens to one call; read `proxy/handle.rs` first |
 //! | [`server`] | how connections are accepted, limited and ended |
 //! | [`admin`] | probes and metrics |
@@ -36,5 +37,6 @@ pub mod proxy;
 pub mod ready;
 pub mod server;
 pub mod shutdown;
+pub mod store;
 pub mod tls;
 pub mod token;

@@ -145,7 +145,7 @@ fn pure(c: &mut Criterion) {
             request_headers,
             |headers| {
                 strip_request(headers);
-                set_credential(headers, &token);
+                set_credential(headers, &token, &token.instance);
             },
             criterion::BatchSize::SmallInput,
         );

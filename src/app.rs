@@ -3,27 +3,47 @@
 //! [`App::bind`] takes every socket and builds every room, so that a port in use or a bad CA file ends the program before
 //! anything runs. [`Bound::run`] returns when every task has been joined.
 //!
-//! Owns: the listeners' tasks, the keeper, the pool's sweeper, the admin port.
+//! Owns: the listeners' tasks, the keepers, the pools' sweepers, the admin port.
 //! Order of the end: the listeners drain while the keeper still renews (a call in flight may need it); then the rest.
 //! A task that ends early takes the program with it: half a proxy is worse than a restart.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Admin,
     clock::Clock,
-    config::{Config, OrgName},
+    config::{self, ApiHost, Config, Grant, Org, OrgName},
     metrics::Metrics,
-    proxy::{self, Door, Proxy, body::Store, guard::Rules, record::Calls, upstream::Upstream},
+    proxy::{
+        Door, Proxy, account::Account, body, guard::Rules, record::Calls, surface::Serves, upstream::Upstream,
+        users::Users,
+    },
     ready::Health,
     server::{self, Limits},
     shutdown::Stop,
+    store::{Store, StoreError},
     tls::{self, TlsError},
     token::{
         self, Keeper, Tokens,
+        audit::Audit,
+        budget::Bucket,
+        data_cloud::DataCloudExchange,
         exchange::{Exchange as _, HttpExchange, SetUpError},
+        kept::Kept,
+        lifetime::Renewal,
     },
 };
 
@@ -36,6 +56,8 @@ pub enum BindError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Exchange(#[from] SetUpError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Why the program ended before it was told to.
@@ -63,55 +85,69 @@ pub struct Bound {
     admin_listeners: Vec<TcpListener>,
     admin_room: Admin,
     health: Health,
-    keeper: Keeper<HttpExchange>,
-    upstream: Arc<Upstream>,
+    keepers: Vec<AnyKeeper>,
+    upstreams: Vec<Arc<Upstream>>,
+    users: Vec<Arc<Users>>,
+}
+
+/// An org's own tokens, or those of its Data Cloud.
+enum AnyKeeper {
+    Org(Keeper<Kept>),
+    DataCloud(Keeper<DataCloudExchange>),
+}
+
+impl AnyKeeper {
+    async fn run(self, stop: CancellationToken) {
+        match self {
+            Self::Org(keeper) => keeper.run(stop).await,
+            Self::DataCloud(keeper) => keeper.run(stop).await,
+        }
+    }
 }
 
 impl App {
     pub async fn bind(config: Config) -> Result<Bound, BindError> {
         let metrics = Metrics::new();
-        let clock = Clock::system();
-        // One org in this version; the check has seen to it.
-        let (name, org) = config
-            .orgs
-            .first_key_value()
-            .expect("a checked configuration must have an org");
         let tls = tls::client_config(config.upstream.ca_file.as_deref())?;
-        let exchange = HttpExchange::new(org, tls.clone(), &config.upstream.proxy, clock.clone())?;
-        let token_metrics = metrics.token(name, exchange.grant_word());
-        let (tokens, keeper) = token::keeper(
-            name.clone(),
-            org.token.clone(),
-            org.budget,
-            exchange,
-            clock,
-            token_metrics,
-        );
-        let upstream = Arc::new(Upstream::new(name, &config.upstream, tls, &metrics));
-        let proxy = Arc::new(proxy_room(
-            name,
-            &config,
-            &metrics,
-            tokens.clone(),
-            Arc::clone(&upstream),
-        ));
+        let store = Store::open(&config.store)?;
+        let replay = body::Store::new(&config.replay, metrics.replay_bytes.clone());
+        let shared = Shared {
+            config: &config,
+            metrics: &metrics,
+            clock: Clock::system(),
+            tls,
+            store,
+            replay,
+        };
+        let mut rooms = BTreeMap::new();
+        for (name, org) in &config.orgs {
+            rooms.insert(name.clone(), OrgRoom::new(name, org, &shared)?);
+        }
 
         let mut doors = Vec::new();
+        let mut users = Vec::new();
         for settings in &config.listeners {
+            let room = rooms
+                .get(&settings.org)
+                .expect("a checked listener must lead to a configured org");
             let limits = Limits::new(settings.max_connections, settings.idle_timeout);
+            let of_listener = settings.users.as_ref().map(|settings| room.users(settings, &metrics));
+            users.extend(of_listener.clone());
             for listener in bind("listeners[].address", &settings.addresses).await? {
                 let mut own = settings.clone();
                 own.addresses.extend(listener.local_addr());
                 let door = Door {
-                    rules: Rules::new(&own),
+                    rules: Rules::new(&own, room.serves),
                     plain: true,
-                    proxy: Arc::clone(&proxy),
+                    proxy: Arc::clone(&room.proxy),
+                    users: of_listener.clone(),
                 };
                 doors.push((listener, Arc::new(door), limits.clone()));
             }
         }
         let admin_listeners = bind("admin.address", &config.admin.addresses).await?;
-        let health = Health::new(vec![tokens], config.admin.startup_patience);
+        let tokens = rooms.values().flat_map(|room| room.tokens.iter().cloned()).collect();
+        let health = Health::new(tokens, config.admin.startup_patience);
         Ok(Bound {
             proxy: doors
                 .iter()
@@ -122,20 +158,135 @@ impl App {
                 registry: metrics.registry.clone(),
                 health: health.clone(),
             },
-            config,
             doors,
             admin_listeners,
             health,
-            keeper,
-            upstream,
+            upstreams: rooms.values().map(|room| Arc::clone(&room.upstream)).collect(),
+            keepers: rooms.into_values().flat_map(|room| room.keepers).collect(),
+            users,
+            config,
         })
     }
 }
 
-fn proxy_room(org: &OrgName, config: &Config, metrics: &Metrics, tokens: Tokens, upstream: Arc<Upstream>) -> Proxy {
-    let calls = Calls::new(org.clone(), metrics, config.log.requests);
-    let store = Store::new(&config.replay, metrics.replay_bytes.clone());
-    proxy::Proxy::new(tokens, upstream, calls, store, config.upstream.body_idle_timeout)
+/// What every org's room is built with.
+struct Shared<'a> {
+    config: &'a Config,
+    metrics: &'a Metrics,
+    clock: Clock,
+    tls: rustls::ClientConfig,
+    store: Store,
+    replay: body::Store,
+}
+
+/// All that belongs to one org.
+struct OrgRoom {
+    proxy: Arc<Proxy>,
+    upstream: Arc<Upstream>,
+    serves: Serves,
+    /// Of the org, and of its Data Cloud.
+    tokens: Vec<Tokens>,
+    keepers: Vec<AnyKeeper>,
+    name: OrgName,
+    org: Org,
+    http: HttpExchange,
+    store: Store,
+}
+
+impl OrgRoom {
+    fn new(name: &OrgName, org: &Org, shared: &Shared<'_>) -> Result<Self, BindError> {
+        let Shared {
+            config, metrics, clock, ..
+        } = shared;
+        let http = HttpExchange::new(org, shared.tls.clone(), &config.upstream.proxy, clock.clone())?;
+        let kept = kept(name, org, http.clone(), &shared.store, metrics, None);
+        let rules = token::Rules::new(org.token.clone(), org.budget);
+        let token_metrics = metrics.token(name, kept.grant_word());
+        let (tokens, keeper) = token::keeper(name.clone(), rules, kept, clock.clone(), token_metrics);
+        let mut room_tokens = vec![tokens.clone()];
+        let mut keepers = vec![AnyKeeper::Org(keeper)];
+
+        let data_cloud = org.data_cloud.as_ref().map(|settings| {
+            let exchange = DataCloudExchange::new(http.clone(), tokens.clone(), settings.dataspace.clone());
+            let label = OrgName::new(format!("{name}/data_cloud"));
+            let rules = token::Rules {
+                renewal: Renewal::Margin {
+                    before: settings.renew_before,
+                    age: settings.renew_age,
+                },
+                ..token::Rules::new(org.token.clone(), org.budget)
+            };
+            let token_metrics = metrics.token(&label, exchange.grant_word());
+            let (tokens, keeper) = token::keeper(label, rules, exchange, clock.clone(), token_metrics);
+            room_tokens.push(tokens.clone());
+            keepers.push(AnyKeeper::DataCloud(keeper));
+            Account::elsewhere(tokens)
+        });
+        let (serves, own) = match (&org.api.host, &data_cloud) {
+            (ApiHost::Instance, None) => (Serves::Core, Account::of_org(tokens)),
+            (ApiHost::Instance, Some(_)) => (Serves::CoreAndDataCloud, Account::of_org(tokens)),
+            (ApiHost::Platform { .. } | ApiHost::Other { .. }, _) => (Serves::Everything, Account::elsewhere(tokens)),
+        };
+        let upstream = Arc::new(Upstream::new(name, &config.upstream, shared.tls.clone(), metrics));
+        let calls = Calls::new(name.clone(), metrics, config.log.requests);
+        let proxy = Proxy::new(
+            own,
+            data_cloud,
+            Arc::clone(&upstream),
+            calls,
+            shared.replay.clone(),
+            config.upstream.body_idle_timeout,
+            org.api.headers.clone(),
+        );
+        Ok(Self {
+            proxy: Arc::new(proxy),
+            upstream,
+            serves,
+            tokens: room_tokens,
+            keepers,
+            name: name.clone(),
+            org: org.clone(),
+            http,
+            store: shared.store.clone(),
+        })
+    }
+
+    /// The users of one of the org's listeners.
+    fn users(&self, settings: &config::Users, metrics: &Metrics) -> Arc<Users> {
+        let common = Arc::new(Mutex::new(Bucket::new(settings.budget, Instant::now())));
+        let (name, org) = (self.name.clone(), self.org.clone());
+        let (http, store, all_metrics) = (self.http.clone(), self.store.clone(), metrics.clone());
+        let make = move |user: &str| {
+            let http = match &org.grant {
+                Grant::JwtBearer(grant) => http.with_grant(Grant::JwtBearer(config::JwtBearer {
+                    username: user.to_owned(),
+                    ..grant.clone()
+                })),
+                _ => http.clone(),
+            };
+            let clock = http.clock().clone();
+            let kept = kept(&name, &org, http, &store, &all_metrics, Some(user));
+            let rules = token::Rules {
+                common: Some(Arc::clone(&common)),
+                ..token::Rules::new(org.token.clone(), org.budget)
+            };
+            let token_metrics = all_metrics.user_token(&name, kept.grant_word());
+            token::keeper(name.clone(), rules, kept, clock, token_metrics)
+        };
+        let kept = metrics.user_tokens.with_label_values(&[self.name.as_str()]);
+        Arc::new(Users::new(settings, Box::new(make), kept))
+    }
+}
+
+fn kept(name: &OrgName, org: &Org, http: HttpExchange, store: &Store, metrics: &Metrics, user: Option<&str>) -> Kept {
+    Kept::new(
+        http,
+        store.clone(),
+        token::kept::key(name, org, user),
+        org.token.lifetime,
+        Audit::new(name.as_str(), "proxy"),
+        metrics.store(name.as_str()),
+    )
 }
 
 async fn bind(setting: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
@@ -159,16 +310,28 @@ impl Bound {
         // These outlive the callers.
         let late = Stop::new();
         let mut rooms: JoinSet<Ended> = JoinSet::new();
-        let (keeper, keeper_stop) = (self.keeper, late.drain.clone());
-        rooms.spawn(async move {
-            keeper.run(keeper_stop).await;
-            ("the keeper", Ok(()))
-        });
-        let (upstream, upstream_stop) = (self.upstream, late.drain.clone());
-        rooms.spawn(async move {
-            upstream.run(upstream_stop).await;
-            ("the connection pool", Ok(()))
-        });
+        let mut keepers: JoinSet<Ended> = JoinSet::new();
+        for keeper in self.keepers {
+            let stop = late.drain.clone();
+            keepers.spawn(async move {
+                keeper.run(stop).await;
+                ("a keeper", Ok(()))
+            });
+        }
+        for users in self.users {
+            let stop = late.drain.clone();
+            keepers.spawn(async move {
+                users.run(stop).await;
+                ("the users' keepers", Ok(()))
+            });
+        }
+        for upstream in self.upstreams {
+            let stop = late.drain.clone();
+            rooms.spawn(async move {
+                upstream.run(stop).await;
+                ("a connection pool", Ok(()))
+            });
+        }
         let admin_limits = Limits::new(ADMIN_CONNECTIONS, ADMIN_IDLE);
         for listener in self.admin_listeners {
             let limits = admin_limits.clone();
@@ -182,6 +345,7 @@ impl Bound {
             biased;
             () = stop.drain.cancelled() => None,
             ended = next(&mut callers) => Some(ended),
+            ended = next(&mut keepers) => Some(ended),
             ended = next(&mut rooms) => Some(ended),
         };
         if let Some((task, _)) = &early {
@@ -198,6 +362,11 @@ impl Bound {
         late.drain_now();
         // Nothing of what is left waits for anybody, but a scrape in flight may take a moment.
         drop(timeout(LAST_RESPECTS, join_all(&mut rooms)).await);
+        // A refresh token's answer must not be lost; keepers of other grants have ended by now.
+        if timeout(LAST_EXCHANGE, join_all(&mut keepers)).await.is_err() {
+            tracing::warn!("a login was still under way; what it brings is lost, and the next start finds out");
+        }
+        keepers.shutdown().await;
         late.force_now();
         rooms.shutdown().await;
         match early {
@@ -212,6 +381,9 @@ const ADMIN_CONNECTIONS: usize = 100;
 const ADMIN_IDLE: Duration = Duration::from_secs(120);
 /// For the admin port's last answers and connections closing.
 const LAST_RESPECTS: Duration = Duration::from_secs(1);
+
+/// For the login host's answer to a refresh token.
+const LAST_EXCHANGE: Duration = Duration::from_secs(5);
 
 /// The next task that ends; for ever when there is none.
 async fn next(tasks: &mut JoinSet<Ended>) -> Ended {

@@ -12,6 +12,7 @@ use prometheus::{
 
 use crate::{
     config::OrgName,
+    store::STORE_ERRORS,
     token::{REASONS, StateWord},
 };
 
@@ -44,7 +45,9 @@ pub struct Metrics {
     pub api_requests_limit: GaugeVec,
     pub upstream_connections: IntGaugeVec,
     pub guard_refusals: IntCounterVec,
+    pub user_tokens: IntGaugeVec,
     token: TokenFamilies,
+    store: StoreFamilies,
 }
 
 #[derive(Clone)]
@@ -58,6 +61,14 @@ struct TokenFamilies {
     budget: GaugeVec,
     overdue: IntGaugeVec,
     lifetime: GaugeVec,
+    keep_alives: IntCounterVec,
+    adopted: IntCounterVec,
+}
+
+#[derive(Clone)]
+struct StoreFamilies {
+    operations: IntCounterVec,
+    up: IntGaugeVec,
 }
 
 impl Metrics {
@@ -182,7 +193,34 @@ impl Metrics {
                     "The life assumed of a token now: the setting, or less when the org refused one earlier.",
                     &["org"],
                 ),
+                keep_alives: counters(
+                    &r,
+                    "token_keep_alives_total",
+                    "Calls made to extend a session in place of a login (token.keep_alive), by what they showed.",
+                    &["org", "result"],
+                ),
+                adopted: counters(
+                    &r,
+                    "tokens_adopted_total",
+                    "Tokens taken from the store, without a login.",
+                    &["org"],
+                ),
             },
+            store: StoreFamilies {
+                operations: counters(
+                    &r,
+                    "store_operations_total",
+                    "Reads and writes of the store; result says why one failed.",
+                    &["org", "operation", "result"],
+                ),
+                up: gauges(&r, "store_up", "1 while the last use of the store went well, else 0.", &["org"]),
+            },
+            user_tokens: gauges(
+                &r,
+                "user_tokens",
+                "Users whose tokens are kept now (listeners[].users).",
+                &["org"],
+            ),
             registry: r,
         };
         let build = gauges(
@@ -200,6 +238,38 @@ impl Metrics {
             tracing::warn!(error = %e, "no process metrics");
         }
         metrics
+    }
+
+    /// The piece of one identity's use of the store, every series at zero.
+    pub fn store(&self, org: &str) -> StoreMetrics {
+        for operation in ["read", "write"] {
+            for result in STORE_ERRORS.iter().chain(&["ok"]) {
+                self.store.operations.with_label_values(&[org, operation, result]);
+            }
+        }
+        let up = self.store.up.with_label_values(&[org]);
+        up.set(1);
+        StoreMetrics {
+            org: org.to_owned(),
+            operations: self.store.operations.clone(),
+            up,
+        }
+    }
+
+    /// As [`Self::token`], for one of many users: what is counted is counted for the org, what is measured of one token
+    /// is nobody's.
+    pub fn user_token(&self, org: &OrgName, grant: &str) -> TokenMetrics {
+        let float = || Gauge::new("unseen", "unseen").expect("the name must be valid");
+        let whole = || IntGauge::new("unseen", "unseen").expect("the name must be valid");
+        TokenMetrics {
+            expiry: float(),
+            minted: float(),
+            states: StateWord::ALL.map(|word| (word, whole())),
+            budget: float(),
+            past_expiry: whole(),
+            assumed_lifetime: float(),
+            ..self.token(org, grant)
+        }
     }
 
     /// The piece of one org's keeper, every series at zero. `grant` is the grant's word.
@@ -220,6 +290,8 @@ impl Metrics {
             budget: t.budget.with_label_values(&[org]),
             past_expiry: t.overdue.with_label_values(&[org]),
             assumed_lifetime: t.lifetime.with_label_values(&[org]),
+            kept_alive: ["ok", "failed"].map(|result| t.keep_alives.with_label_values(&[org, result])),
+            adopted: t.adopted.with_label_values(&[org]),
             org: org.to_owned(),
             grant: grant.to_owned(),
         }
@@ -247,6 +319,8 @@ pub struct TokenMetrics {
     pub budget: Gauge,
     pub past_expiry: IntGauge,
     pub assumed_lifetime: Gauge,
+    kept_alive: [IntCounter; 2],
+    adopted: IntCounter,
 }
 
 impl TokenMetrics {
@@ -262,11 +336,47 @@ impl TokenMetrics {
             .inc();
     }
 
+    /// A token came from the store.
+    pub fn adopted(&self) {
+        self.adopted.inc();
+    }
+
+    /// The session was used to extend it; whether the org took the token.
+    pub fn kept_alive(&self, taken: bool) {
+        self.kept_alive[usize::from(!taken)].inc();
+    }
+
     /// The org's token is in this state now.
     pub fn state(&self, now: StateWord) {
         for (word, gauge) in &self.states {
             gauge.set(i64::from(*word == now));
         }
+    }
+}
+
+/// What one identity's use of the store counts.
+#[derive(Clone)]
+pub struct StoreMetrics {
+    org: String,
+    operations: IntCounterVec,
+    up: IntGauge,
+}
+
+impl StoreMetrics {
+    /// A read, with the word of its error.
+    pub fn read(&self, error: Option<&'static str>) {
+        self.count("read", error);
+    }
+
+    pub fn wrote(&self, error: Option<&'static str>) {
+        self.count("write", error);
+    }
+
+    fn count(&self, operation: &str, error: Option<&'static str>) {
+        self.up.set(i64::from(error.is_none()));
+        self.operations
+            .with_label_values(&[self.org.as_str(), operation, error.unwrap_or("ok")])
+            .inc();
     }
 }
 

@@ -5,6 +5,8 @@
 //! | [`handle`] | the story of a call, from guard to response | |
 //! | [`guard`] | may this call pass? | pure |
 //! | [`surface`] | which API family is this path? | pure |
+//! | [`account`] | whose token does it carry, and does that one live? | |
+//! | [`users`] | which of many users does the caller name? | |
 //! | [`headers`] | what is changed in request and response headers? | pure |
 //! | [`body`] | how are request bodies streamed, and kept for a repeat? | |
 //! | [`in_body`] | how does an answer's body pass? | |
@@ -17,6 +19,7 @@
 //! | [`error`] | what do our own errors look like? | pure |
 //! | [`record`] | what is counted and logged of a call? | |
 
+pub mod account;
 pub mod body;
 pub mod error;
 pub mod guard;
@@ -30,6 +33,7 @@ pub mod read_first;
 pub mod record;
 pub mod surface;
 pub mod upstream;
+pub mod users;
 pub mod verdict;
 
 pub use self::handle::{Door, Proxy};

@@ -22,18 +22,21 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::OrgName;
 
+pub mod audit;
 pub mod backoff;
 pub mod budget;
+pub mod data_cloud;
 pub mod exchange;
 pub mod grant;
 mod keeper;
+pub mod kept;
 pub mod lifetime;
 pub mod refusal;
 mod tokens;
 
 pub use self::{
     exchange::{Exchange, HttpExchange, Identity, Minted},
-    keeper::{Keeper, keeper},
+    keeper::{CommonBudget, Keeper, Rules, keeper},
     refusal::{Class, REASONS, Refusal},
     tokens::{Snapshot, Tokens},
 };
@@ -70,6 +73,12 @@ pub struct Token {
     pub minted_at: SystemTime,
     /// For ages.
     pub minted: tokio::time::Instant,
+    /// Counts the identity's tokens in the store; 0 where none is kept.
+    pub serial: u64,
+    /// Another process minted it: nobody here has been vouched for.
+    pub adopted: bool,
+    /// Path prefixes whose calls go elsewhere.
+    pub also: Arc<[(String, Arc<Instance>)]>,
     secret: SecretString,
 }
 
@@ -97,8 +106,33 @@ impl Token {
             expiry,
             minted_at,
             minted,
+            serial: 0,
+            adopted: false,
+            also: Arc::default(),
             secret,
         })
+    }
+
+    /// Where a call to this path goes.
+    pub fn instance_for(&self, path: &str) -> &Arc<Instance> {
+        let elsewhere = self.also.iter().find(|(prefix, _)| path.starts_with(prefix.as_str()));
+        elsewhere.map_or(&self.instance, |(_, instance)| instance)
+    }
+
+    /// The same token, whose session was seen to live just now.
+    fn extended(&self, expiry: Expiry) -> Self {
+        Self {
+            generation: self.generation,
+            authorization: self.authorization.clone(),
+            instance: Arc::clone(&self.instance),
+            expiry,
+            minted_at: self.minted_at,
+            minted: tokio::time::Instant::now(),
+            serial: self.serial,
+            adopted: self.adopted,
+            also: Arc::clone(&self.also),
+            secret: self.secret.clone(),
+        }
     }
 
     pub fn secret(&self) -> &SecretString {
@@ -156,6 +190,12 @@ impl Instance {
             &with_scheme
         };
         Self::from_url(&url::Url::parse(text).map_err(|_| InstanceError::NotAUrl)?)
+    }
+
+    /// The origin as a URL.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority)
     }
 
     pub fn from_url(url: &url::Url) -> Result<Self, InstanceError> {

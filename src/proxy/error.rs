@@ -125,7 +125,17 @@ fn guard_row(refusal: Refusal) -> Row {
         Refusal::PathNotServed => (
             StatusCode::FORBIDDEN,
             "SFPROXY_PATH_NOT_SERVED",
-            "only API paths carry the token: /services/data/…, /services/apexrest/…, /services/oauth2/userinfo, /id/…, and listeners[].extra_paths",
+            "only API paths carry the token: /services/data/…, /services/apexrest/…, /services/oauth2/userinfo, /id/…, /api/v1|v2/… if the org has data_cloud, and listeners[].extra_paths",
+        ),
+        Refusal::UserMissing => (
+            StatusCode::FORBIDDEN,
+            "SFPROXY_USER_MISSING",
+            "this listener wants to know whose token to use: name the user in the header of listeners[].users.header (X-SFPROXY-User)",
+        ),
+        Refusal::UserNotAllowed => (
+            StatusCode::FORBIDDEN,
+            "SFPROXY_USER_NOT_ALLOWED",
+            "the call names no user that listeners[].users.allow takes, or several",
         ),
     };
     Row {

@@ -6,7 +6,7 @@
 
 use http::{Method, Version, header, request::Parts};
 
-use super::surface::{PathRefusal, Surface, surface};
+use super::surface::{PathRefusal, Serves, Surface, surface};
 use crate::config::Listener;
 
 /// What one listener lets pass.
@@ -15,6 +15,7 @@ pub struct Rules {
     hosts: Vec<String>,
     allowed_origins: Vec<String>,
     extra_paths: Vec<String>,
+    serves: Serves,
 }
 
 /// Why a call is refused.
@@ -30,16 +31,22 @@ pub enum Refusal {
     CrossSite,
     DotSegment,
     PathNotServed,
+    /// The call must name a user, and names none.
+    UserMissing,
+    /// It names a user who is not on the listener's list, or several.
+    UserNotAllowed,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::BadHost,
         Self::WrongHost,
         Self::ForeignTarget,
         Self::CrossSite,
         Self::DotSegment,
         Self::PathNotServed,
+        Self::UserMissing,
+        Self::UserNotAllowed,
     ];
 
     /// The word in metrics and logs.
@@ -51,13 +58,15 @@ impl Refusal {
             Self::CrossSite => "cross_site",
             Self::DotSegment => "dot_segment",
             Self::PathNotServed => "path_not_served",
+            Self::UserMissing => "user_missing",
+            Self::UserNotAllowed => "user_not_allowed",
         }
     }
 }
 
 impl Rules {
     /// The listener's names are the loopback names, its own addresses, and `hosts`.
-    pub fn new(listener: &Listener) -> Self {
+    pub fn new(listener: &Listener, serves: Serves) -> Self {
         let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         let own = listener
             .addresses
@@ -72,6 +81,7 @@ impl Rules {
             hosts,
             allowed_origins: listener.allowed_origins.clone(),
             extra_paths: listener.extra_paths.clone(),
+            serves,
         }
     }
 
@@ -82,7 +92,7 @@ impl Rules {
         }
         self.check_host(call)?;
         self.check_site(call)?;
-        surface(call.uri.path(), &self.extra_paths).map_err(|refusal| match refusal {
+        surface(call.uri.path(), self.serves, &self.extra_paths).map_err(|refusal| match refusal {
             PathRefusal::DotSegment => Refusal::DotSegment,
             PathRefusal::NotServed => Refusal::PathNotServed,
         })
@@ -162,7 +172,7 @@ mod tests {
             users: None,
             max_connections: 10,
             idle_timeout: Duration::from_secs(1),
-        })
+        }, Serves::Core)
     }
 
     fn judge(target: &str, headers: &[(&str, &str)]) -> Result<Surface, Refusal> {

@@ -16,40 +16,41 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
+    account::Account,
     body::{Store, Upload},
     error::{CallError, not_repeated_status},
-    guard::Rules,
+    guard::{Refusal, Rules},
     headers,
     in_body::{InBody, InBodyError},
-    probe::{Finding, Prober},
     record::{Calls, Outcome, Record, Repeat},
     surface::{Surface, is_list_of_versions},
     upstream::{Answer, Head, Upstream},
-    verdict::{INSPECT_BYTES, UNAUTHORIZED_HEAD, Verdict, needs_body, verdict},
+    users::Users,
+    verdict::{INSPECT_BYTES, Verdict, at_sight, verdict},
 };
-use crate::token::{Token, TokenError, Tokens};
+use crate::token::Token;
 
 /// The first attempt, the repeat, and two more for a token that is revoked again while we repeat.
 const MOST_SENDS: u32 = 4;
-/// An upload that cannot be repeated goes out only with a token that was seen working within this time.
-const SURE_FOR: Duration = Duration::from_secs(60);
 /// For the rest of an error answer's body.
 const INSPECT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One org's calls.
 pub struct Proxy {
-    tokens: Tokens,
+    own: Arc<Account>,
+    data_cloud: Option<Arc<Account>>,
     upstream: Arc<Upstream>,
     calls: Arc<Calls>,
     store: Store,
     body_idle: Duration,
-    prober: Prober,
+    /// Set on every call.
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// A listener's way in: its rules, and the proxy behind them.
@@ -58,11 +59,14 @@ pub struct Door {
     /// The listener speaks http.
     pub plain: bool,
     pub proxy: Arc<Proxy>,
+    /// Callers may name the user whose token they want.
+    pub users: Option<Arc<Users>>,
 }
 
 /// What stays the same over the attempts of a call.
 struct Call {
     surface: Surface,
+    account: Arc<Account>,
     head: Head,
     upload: Upload,
 }
@@ -108,9 +112,17 @@ impl Door {
             CallError::Guard(refusal)
         })?;
         record.surface(surface);
+        let account = self.account(surface, &mut parts.headers).map_err(|refusal| {
+            proxy.calls.guard_refused(refusal);
+            CallError::Guard(refusal)
+        })?;
         headers::strip_request(&mut parts.headers);
+        for (name, value) in &proxy.headers {
+            parts.headers.insert(name.clone(), value.clone());
+        }
         Ok(Call {
             surface,
+            account,
             upload: Upload::new(body, &proxy.store, proxy.body_idle),
             head: Head {
                 method: parts.method,
@@ -124,39 +136,62 @@ impl Door {
         })
     }
 
+    /// Whose token the call gets.
+    fn account(&self, surface: Surface, headers: &mut HeaderMap) -> Result<Arc<Account>, Refusal> {
+        if let Some(account) = self.users.as_ref().map(|users| users.account(headers)).transpose()?.flatten() {
+            return Ok(account);
+        }
+        let elsewhere = match surface {
+            Surface::DataCloud => self.proxy.data_cloud.as_ref(),
+            _ => None,
+        };
+        Ok(Arc::clone(elsewhere.unwrap_or(&self.proxy.own)))
+    }
+
     async fn answer(&self, call: &Call, record: &mut Record) -> Result<Response<Box<InBody>>, CallError> {
         let proxy = &*self.proxy;
         let (answer, token) = proxy.call(call, record).await?;
         let mut response = answer.response;
         if proves_the_token(response.status()) && !is_list_of_versions(call.head.target.path()) {
-            proxy.tokens.worked(token.generation);
+            call.account.tokens.worked(token.generation);
         }
         proxy.calls.see_limits(response.headers());
-        headers::from_org(response.headers_mut(), &token.instance, self.plain);
+        let instance = token.instance_for(call.head.target.path());
+        headers::from_org(response.headers_mut(), instance, self.plain);
         Ok(response)
     }
 }
 
 impl Proxy {
-    pub fn new(tokens: Tokens, upstream: Arc<Upstream>, calls: Arc<Calls>, store: Store, body_idle: Duration) -> Self {
+    pub fn new(
+        own: Account,
+        data_cloud: Option<Account>,
+        upstream: Arc<Upstream>,
+        calls: Arc<Calls>,
+        store: Store,
+        body_idle: Duration,
+        headers: Vec<(HeaderName, HeaderValue)>,
+    ) -> Self {
         Self {
-            tokens,
+            own: Arc::new(own),
+            data_cloud: data_cloud.map(Arc::new),
             upstream,
             calls,
             store,
             body_idle,
-            prober: Prober::default(),
+            headers,
         }
     }
 
     /// Sends the call, again if the token was refused, and returns the answer to pass on with the token it came for.
     async fn call(&self, call: &Call, record: &mut Record) -> Result<(Answer, Arc<Token>), CallError> {
-        let mut token = match self.tokens.current() {
+        let account = &*call.account;
+        let mut token = match account.tokens.current() {
             Some(token) => token,
-            None => waiting(record, Box::pin(self.tokens.get())).await?,
+            None => waiting(record, Box::pin(account.tokens.get())).await?,
         };
         if call.upload.not_kept().is_some() {
-            token = waiting(record, Box::pin(self.sure(token))).await?;
+            token = waiting(record, Box::pin(account.sure(&self.upstream, token))).await?;
         }
         let (answer, verdict) = self.send(call, &token, record).await?;
         match verdict {
@@ -182,8 +217,8 @@ impl Proxy {
         if answer.reconnected {
             self.calls.repeated(call.surface, Repeat::Reconnected);
         }
-        if !needs_body(call.surface, answer.response.status()) {
-            return Ok((answer, Verdict::Pass));
+        if let Some(verdict) = at_sight(call.surface, answer.response.status()) {
+            return Ok((answer, verdict));
         }
         let body = answer.response.body_mut();
         let seen = waiting(record, Box::pin(body.look_ahead(INSPECT_BYTES, INSPECT_PATIENCE))).await;
@@ -207,23 +242,24 @@ impl Proxy {
         mut reason: &'static str,
         record: &mut Record,
     ) -> Result<(Answer, Arc<Token>), CallError> {
+        let account = &*call.account;
         for sends in 1..=MOST_SENDS {
             self.calls.rejected(call.surface, reason);
-            tracing::debug!(org = %self.tokens.org(), generation = refused.generation.0, reason, sends, "token refused");
+            tracing::debug!(org = %account.tokens.org(), generation = refused.generation.0, reason, sends, "token refused");
             // From here on the refused attempt reads no more of the caller: what is kept has to stay whole.
             if let Err(why) = call.upload.hold_for_repeat() {
-                self.tokens.reject(refused.generation);
+                account.tokens.reject(refused.generation);
                 self.calls.not_repeatable(why);
                 tell_not_repeated(&mut answer, why.as_str());
                 return Ok((answer, refused));
             }
-            if waiting(record, Box::pin(self.only_this_resource(&refused, reason))).await {
+            if waiting(record, Box::pin(account.only_this_resource(&self.upstream, &refused, reason))).await {
                 return Ok((answer, refused));
             }
             let next = if sends == 1 {
-                Some(waiting(record, self.tokens.renewed(refused.generation)).await)
+                Some(waiting(record, account.tokens.renewed(refused.generation)).await)
             } else if sends < MOST_SENDS {
-                waiting(record, Box::pin(self.after_a_second_refusal(&refused))).await
+                waiting(record, Box::pin(account.after_a_second_refusal(&self.upstream, &refused))).await
             } else {
                 None
             };
@@ -236,7 +272,7 @@ impl Proxy {
                 }
                 None => {
                     self.calls.repeated(call.surface, Repeat::RefusedAgain);
-                    self.tokens.did_not_help(refused.generation);
+                    account.tokens.did_not_help(refused.generation);
                     break;
                 }
             };
@@ -254,45 +290,6 @@ impl Proxy {
             }
         }
         Ok((answer, refused))
-    }
-
-    /// A renewed token was refused too. `None`: pass that on. A token that nobody has seen working ends the story (an
-    /// org that refuses everything costs one repeat a call); one that has worked may have died since, also when others
-    /// are at home with the next one already.
-    async fn after_a_second_refusal(&self, refused: &Token) -> Option<Result<Arc<Token>, TokenError>> {
-        if !self.tokens.worked_since(refused.generation) {
-            return None;
-        }
-        if let Some(newer) = self.tokens.current()
-            && newer.generation > refused.generation
-        {
-            return Some(Ok(newer));
-        }
-        match self.prober.ask(&self.upstream, refused).await {
-            Finding::Dead => Some(self.tokens.renewed_dead(refused.generation).await),
-            Finding::Alive | Finding::Unknown => None,
-        }
-    }
-
-    /// A 401 to `HEAD` does not tell which it is (SF §4.1); a token that the org takes elsewhere is not withdrawn for it.
-    async fn only_this_resource(&self, refused: &Token, reason: &str) -> bool {
-        reason == UNAUTHORIZED_HEAD && self.prober.ask(&self.upstream, refused).await == Finding::Alive
-    }
-
-    /// A token that was seen working lately, for a call that cannot be repeated.
-    async fn sure(&self, token: Arc<Token>) -> Result<Arc<Token>, TokenError> {
-        let seen = self.tokens.seen_working(token.generation);
-        if seen.is_some_and(|ago| ago < SURE_FOR) {
-            return Ok(token);
-        }
-        match self.prober.ask(&self.upstream, &token).await {
-            Finding::Alive => {
-                self.tokens.worked(token.generation);
-                Ok(token)
-            }
-            Finding::Unknown => Ok(token),
-            Finding::Dead => self.tokens.renewed(token.generation).await,
-        }
     }
 }
 

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use crate::token::{Instance, Token};
 
 /// Sets what the org wants to see in headers that have been through [`strip_request`].
-pub fn set_credential(headers: &mut HeaderMap, token: &Token) {
-    headers.insert(header::HOST, token.instance.host_header.clone());
+pub fn set_credential(headers: &mut HeaderMap, token: &Token, instance: &Instance) {
+    headers.insert(header::HOST, instance.host_header.clone());
     headers.insert(header::AUTHORIZATION, token.authorization.clone());
 }
 
@@ -320,7 +320,8 @@ mod tests {
         ] {
             let mut headers = map(&came);
             strip_request(&mut headers);
-            set_credential(&mut headers, &token());
+            let token = token();
+            set_credential(&mut headers, &token, &token.instance);
             assert_eq!(
                 lines(&headers),
                 [

@@ -15,11 +15,34 @@ pub enum Surface {
     Identity,
     /// `listeners[].extra_paths`.
     Extra,
+    /// `/api/v1/…`, `/api/v2/…`: the Data Cloud tenant's.
+    DataCloud,
+    /// Any path of a cloud other than the core.
+    Platform,
+}
+
+/// What a listener's org serves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Serves {
+    /// Salesforce's API families.
+    #[default]
+    Core,
+    /// And Data Cloud's.
+    CoreAndDataCloud,
+    /// Another cloud: any path.
+    Everything,
 }
 
 impl Surface {
     /// In the order of the variants: `Surface::Rest as usize` is its place.
-    pub const ALL: [Self; 4] = [Self::Rest, Self::ApexRest, Self::Identity, Self::Extra];
+    pub const ALL: [Self; 6] = [
+        Self::Rest,
+        Self::ApexRest,
+        Self::Identity,
+        Self::Extra,
+        Self::DataCloud,
+        Self::Platform,
+    ];
 
     /// The word in metrics and logs.
     pub const fn as_str(self) -> &'static str {
@@ -28,6 +51,8 @@ impl Surface {
             Self::ApexRest => "apex_rest",
             Self::Identity => "identity",
             Self::Extra => "extra",
+            Self::DataCloud => "data_cloud",
+            Self::Platform => "platform",
         }
     }
 }
@@ -41,7 +66,7 @@ pub enum PathRefusal {
 }
 
 /// The family of `path`, which is the request target's path as it was sent.
-pub fn surface(path: &str, extra_paths: &[String]) -> Result<Surface, PathRefusal> {
+pub fn surface(path: &str, serves: Serves, extra_paths: &[String]) -> Result<Surface, PathRefusal> {
     if has_dot_segment(path) {
         return Err(PathRefusal::DotSegment);
     }
@@ -54,12 +79,21 @@ pub fn surface(path: &str, extra_paths: &[String]) -> Result<Surface, PathRefusa
             .strip_prefix(root)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
+    if serves == Serves::Everything {
+        // A token is exchanged for a session or for another token there, whatever the cloud.
+        return match under("secur") || under("services/oauth2") {
+            true => Err(PathRefusal::NotServed),
+            false => Ok(Surface::Platform),
+        };
+    }
     if under("services/data") {
         Ok(Surface::Rest)
     } else if under("services/apexrest") {
         Ok(Surface::ApexRest)
     } else if inner == "services/oauth2/userinfo" || is_identity(inner) {
         Ok(Surface::Identity)
+    } else if serves == Serves::CoreAndDataCloud && (under("api/v1") || under("api/v2")) {
+        Ok(Surface::DataCloud)
     } else if extra_paths.iter().any(|extra| is_under(path, extra)) {
         Ok(Surface::Extra)
     } else {
@@ -163,6 +197,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_served_depends_on_the_org() {
+        use Serves::{Core, CoreAndDataCloud, Everything};
+        let table = [
+            (CoreAndDataCloud, "/api/v2/query", Ok(Surface::DataCloud)),
+            (CoreAndDataCloud, "/api/v1/profile/x", Ok(Surface::DataCloud)),
+            (CoreAndDataCloud, "/api/v3/query", Err(PathRefusal::NotServed)),
+            (CoreAndDataCloud, "/api/v20", Err(PathRefusal::NotServed)),
+            (CoreAndDataCloud, "/api/v2/../x", Err(PathRefusal::DotSegment)),
+            (CoreAndDataCloud, "/services/data/v60.0/ssot/query-sql", Ok(Surface::Rest)),
+            (Core, "/api/v2/query", Err(PathRefusal::NotServed)),
+            (Everything, "/hub/v1/dataevents", Ok(Surface::Platform)),
+            (Everything, "/services/data/v60.0/", Ok(Surface::Platform)),
+            (Everything, "/secur/frontdoor.jsp", Err(PathRefusal::NotServed)),
+            (Everything, "//services/oauth2/singleaccess", Err(PathRefusal::NotServed)),
+            (Everything, "/a/%2e%2e/secur", Err(PathRefusal::DotSegment)),
+            (Everything, "*", Err(PathRefusal::NotServed)),
+        ];
+        for (serves, path, expected) in table {
+            assert_eq!(surface(path, serves, &[]), expected, "{serves:?} {path}");
+        }
+    }
+
+    #[test]
     fn each_family_is_found_by_its_path() {
         let extra = vec!["/b/".to_owned(), "/sink".to_owned()];
         let table = [
@@ -213,7 +270,7 @@ mod tests {
             ("/services/data/v60.0/sobjects/X/Ext__c/...", Ok(Surface::Rest)),
         ];
         for (path, expected) in table {
-            assert_eq!(surface(path, &extra), expected, "{path}");
+            assert_eq!(surface(path, Serves::Core, &extra), expected, "{path}");
         }
     }
 }

@@ -153,7 +153,7 @@ impl Upstream {
 
     /// Sends one attempt and waits for the head of the answer.
     pub async fn send(&self, token: &Token, head: &Head, upload: &Upload) -> Result<Answer, UpstreamError> {
-        let instance = &token.instance;
+        let instance = token.instance_for(head.target.path());
         let mut reconnected = false;
         // A request that a dead connection gave back.
         let mut untouched: Option<Box<Request<OutBody>>> = None;
@@ -169,7 +169,7 @@ impl Upstream {
             };
             let request = match untouched.take() {
                 Some(request) => *request,
-                None => head.request(token, upload),
+                None => head.request(token, instance, upload),
             };
             let sent = pin!(lease.sender().try_send_request(request));
             let mut broke = match self.answer_in_time(sent, upload, instance).await? {
@@ -292,12 +292,12 @@ impl Upstream {
 
 impl Head {
     /// The request of one attempt: the caller's headers with the org's host and the token's credential.
-    fn request(&self, token: &Token, upload: &Upload) -> Request<OutBody> {
+    fn request(&self, token: &Token, instance: &Instance, upload: &Upload) -> Request<OutBody> {
         let mut request = Request::new(upload.attempt());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from(self.target.clone());
         let mut headers = self.headers.clone();
-        headers::set_credential(&mut headers, token);
+        headers::set_credential(&mut headers, token, instance);
         *request.headers_mut() = headers;
         request
     }

@@ -1,6 +1,6 @@
 //! What the org's answer says of the token.
 //!
-//! Pure. Only a body tells: of all the 401s one means "renew" (SF §4.1), and a login for any of the others is a
+//! Pure. Of the core's answers only a body tells: of all the 401s one means "renew" (SF §4.1), and a login for any of the others is a
 //! login wasted, or a storm of them. Invariants: a status alone condemns no token, but for `HEAD`, which has no body.
 //! Units: at most [`INSPECT_BYTES`] of a body are looked at. Source: the table SF §10.
 
@@ -22,26 +22,42 @@ pub enum Verdict {
 }
 
 /// The words of [`Verdict::Refused`], for metrics.
-pub const REJECTION_REASONS: [&str; 3] = [INVALID_SESSION_ID, BAD_OAUTH_TOKEN, UNAUTHORIZED_HEAD];
+pub const REJECTION_REASONS: [&str; 4] = [INVALID_SESSION_ID, BAD_OAUTH_TOKEN, UNAUTHORIZED_HEAD, UNAUTHORIZED];
 
 const INVALID_SESSION_ID: &str = "invalid_session_id";
 const BAD_OAUTH_TOKEN: &str = "bad_oauth_token";
 /// A 401 without a body to tell which it is.
 pub const UNAUTHORIZED_HEAD: &str = "unauthorized_head";
 
+/// A 401 where any means that the token is dead.
+const UNAUTHORIZED: &str = "unauthorized";
+
 /// The org says so when the session is fine and its use is not allowed (IP restriction, session type): a renewal
 /// changes nothing (jsforce PR 1301).
 const INCURABLE: &str = "session is not valid for use with";
 
-/// Whether the body must be read before the answer can be judged.
-pub fn needs_body(surface: Surface, status: StatusCode) -> bool {
+/// The judgement that needs no body, if there is one.
+pub fn at_sight(surface: Surface, status: StatusCode) -> Option<Verdict> {
     match surface {
-        Surface::Rest | Surface::ApexRest | Surface::Extra => status == StatusCode::UNAUTHORIZED,
-        Surface::Identity => matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+        Surface::DataCloud | Surface::Platform => Some(match status {
+            StatusCode::UNAUTHORIZED => Verdict::Refused(UNAUTHORIZED),
+            _ => Verdict::Pass,
+        }),
+        _ if needs_body(surface, status) => None,
+        _ => Some(Verdict::Pass),
     }
 }
 
-/// Judges an answer of which [`needs_body`] said yes. `body` is its beginning, as it came (perhaps compressed).
+/// Whether the body must be read before the answer can be judged.
+fn needs_body(surface: Surface, status: StatusCode) -> bool {
+    match surface {
+        Surface::Rest | Surface::ApexRest | Surface::Extra => status == StatusCode::UNAUTHORIZED,
+        Surface::Identity => matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+        Surface::DataCloud | Surface::Platform => false,
+    }
+}
+
+/// Judges an answer of which [`at_sight`] cannot tell. `body` is its beginning, as it came (perhaps compressed).
 pub fn verdict(surface: Surface, method: &Method, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
     if !needs_body(surface, status) {
         return Verdict::Pass;
@@ -185,6 +201,23 @@ mod tests {
         for (surface, status, body, expected) in table {
             assert_eq!(judge(surface, status, body), expected, "{surface:?} {status} {body}");
         }
+    }
+
+    #[test]
+    fn elsewhere_any_401_is_the_tokens() {
+        for surface in [Surface::DataCloud, Surface::Platform] {
+            for (status, expected) in [
+                (401, Verdict::Refused(UNAUTHORIZED)),
+                (200, Verdict::Pass),
+                (403, Verdict::Pass),
+                (500, Verdict::Pass),
+            ] {
+                let status = StatusCode::from_u16(status).unwrap();
+                assert_eq!(at_sight(surface, status), Some(expected), "{surface:?} {status}");
+            }
+        }
+        assert_eq!(at_sight(Surface::Rest, StatusCode::UNAUTHORIZED), None);
+        assert_eq!(at_sight(Surface::Rest, StatusCode::FORBIDDEN), Some(Verdict::Pass));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct StoredToken {
     pub secret: SecretString,
     /// As the login host gave it.
     pub instance_url: String,
+    /// Path prefixes whose calls go elsewhere, and where.
+    pub also: Vec<(String, String)>,
     /// What the token or the login host said.
     pub known_expiry: Option<SystemTime>,
     pub assumed_expiry: SystemTime,
@@ -52,6 +54,8 @@ pub struct StoredGrant {
     pub rotation: Rotation,
     /// It was about to be presented, and nobody has recorded an answer.
     pub in_flight: bool,
+    /// Why it must not be presented again; `None`: it may.
+    pub dead: Option<String>,
     pub username: Option<String>,
 }
 
@@ -114,6 +118,8 @@ struct TokenShape {
     #[serde(with = "secret_text")]
     secret: SecretString,
     instance_url: String,
+    #[serde(default)]
+    also: Vec<(String, String)>,
     known_expiry_ms: Option<u64>,
     assumed_expiry_ms: u64,
     minted_at_ms: u64,
@@ -129,6 +135,8 @@ struct GrantShape {
     seed: Option<[u8; 32]>,
     rotation: Rotation,
     in_flight: bool,
+    #[serde(default)]
+    dead: Option<String>,
     username: Option<String>,
 }
 
@@ -140,6 +148,7 @@ impl From<&Record> for Shape {
             token: record.token.as_ref().map(|token| TokenShape {
                 secret: token.secret.clone(),
                 instance_url: token.instance_url.clone(),
+                also: token.also.clone(),
                 known_expiry_ms: token.known_expiry.map(millis),
                 assumed_expiry_ms: millis(token.assumed_expiry),
                 minted_at_ms: millis(token.minted_at),
@@ -152,6 +161,7 @@ impl From<&Record> for Shape {
                 seed: grant.seed,
                 rotation: grant.rotation,
                 in_flight: grant.in_flight,
+                dead: grant.dead.clone(),
                 username: grant.username.clone(),
             }),
         }
@@ -166,6 +176,7 @@ impl Shape {
             Some(token) => Some(StoredToken {
                 secret: token.secret,
                 instance_url: token.instance_url,
+                also: token.also,
                 known_expiry: match token.known_expiry_ms {
                     None => None,
                     Some(millis) => Some(time(millis)?),
@@ -182,6 +193,7 @@ impl Shape {
             seed: grant.seed,
             rotation: grant.rotation,
             in_flight: grant.in_flight,
+            dead: grant.dead,
             username: grant.username,
         });
         Some(Record {

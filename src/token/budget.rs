@@ -39,6 +39,12 @@ impl Bucket {
         Err(self.until_next())
     }
 
+    /// A login that was taken and not sent.
+    pub fn give_back(&mut self, now: Instant) {
+        self.fill(now);
+        self.level = (self.level + 1.0).min(f64::from(self.settings.burst));
+    }
+
     /// Logins allowed now; whole ones count.
     pub fn left(&mut self, now: Instant) -> f64 {
         self.fill(now);

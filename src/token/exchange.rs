@@ -1,7 +1,8 @@
 //! One conversation with the login host: a grant in, a token or a refusal out.
 //!
-//! [`Exchange`] is the one seam of the token room, because tests must script time and failure; [`HttpExchange`] is the
-//! real one.
+//! [`Exchange`] is the one seam of the token room, because tests must script time and failure; behind it are
+//! [`super::kept`] (the org's own tokens, kept in the store) and [`super::data_cloud`] (stage two). [`HttpExchange`] is
+//! the conversation itself.
 //! Owns: the HTTP client of the login host (no connection is kept between logins).
 //! Invariants: no redirect is followed; at most 64 KiB of an answer are read; plain http goes to loopback only; bodies
 //! and URLs appear in no error and no log; the environment's proxies count only as the configuration read them.
@@ -16,17 +17,18 @@ use std::{
 
 use http::{HeaderValue, header};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use super::{
-    Instance, InstanceError,
+    Instance, InstanceError, Token,
     grant::{self, Attempt, Body, Inputs},
     is_loopback,
     refusal::{Refusal, Sent, refusal},
 };
 use crate::{
     clock::Clock,
-    config::{EgressProxy, Grant, Org},
+    config::{ApiHost, EgressProxy, Grant, Org},
 };
 
 mod answer;
@@ -35,12 +37,61 @@ mod tests;
 
 /// How tokens are minted.
 pub trait Exchange: Send + Sync + 'static {
-    /// One attempt, from reading the secrets to the whole answer. Dropping it half-way is allowed: every grant of this
-    /// version may be repeated after an unknown outcome (SF §1.5).
-    fn exchange(&self) -> impl Future<Output = Result<Minted, Refusal>> + Send;
+    /// One attempt, from reading the secrets to the whole answer.
+    fn exchange(&self, ask: Ask<'_>) -> impl Future<Output = Result<Minted, Refusal>> + Send;
+
+    /// Whether [`Self::exchange`] may be dropped half-way. What spends something (a refresh token that rotates) may not:
+    /// its answer would be lost.
+    fn abandonable(&self) -> bool {
+        true
+    }
+
+    /// Uses the token once, so that its session lives on; whether the org took it.
+    fn keep_alive(&self, token: &Token) -> impl Future<Output = Touch> + Send {
+        let _ = token;
+        std::future::ready(Touch::Unknown)
+    }
 
     /// The grant's word in metrics.
     fn grant_word(&self) -> &'static str;
+}
+
+/// What the keeper wants, and what it has.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    pub why: Why,
+    /// The newest token, be it refused.
+    pub held: Option<&'a Token>,
+}
+
+/// Why a token is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// There is none yet.
+    Start,
+    /// The renewal is due.
+    Due,
+    /// The org refused the one at hand.
+    Refused,
+}
+
+impl Why {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Due => "due",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What one use of a token showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touch {
+    Alive,
+    Dead,
+    /// The org did not say.
+    Unknown,
 }
 
 /// What a login brought.
@@ -48,11 +99,60 @@ pub trait Exchange: Send + Sync + 'static {
 pub struct Minted {
     pub secret: SecretString,
     pub instance: Arc<Instance>,
+    /// Path prefixes whose calls go elsewhere.
+    pub also: Arc<[(String, Arc<Instance>)]>,
     /// When it ends, if the token or the answer told.
     pub known_expiry: Option<SystemTime>,
     pub identity: Option<Identity>,
     /// `false`: the answer lists scopes, and neither `api` nor `full` is among them.
     pub reaches_api: bool,
+    /// Another process minted it, or this one before its start: it came from the store, without a login.
+    pub adopted: bool,
+    /// Its number in the store.
+    pub serial: u64,
+    /// When it was minted, if not now.
+    pub minted_at: Option<SystemTime>,
+}
+
+impl Minted {
+    /// A token of which no more is known.
+    pub fn new(secret: SecretString, instance: Arc<Instance>) -> Self {
+        Self {
+            secret,
+            instance,
+            also: Arc::default(),
+            known_expiry: None,
+            identity: None,
+            reaches_api: true,
+            adopted: false,
+            serial: 0,
+            minted_at: None,
+        }
+    }
+}
+
+/// A login's whole result.
+pub struct Granted {
+    pub minted: Minted,
+    /// A first one, or one that takes the place of the presented one.
+    pub refresh_token: Option<SecretString>,
+}
+
+/// A login that failed, and what the login host may have done all the same.
+#[derive(Debug)]
+pub struct Failed {
+    pub refusal: Refusal,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing left this machine.
+    NotSent,
+    /// The login host refused in plain words: nothing was spent.
+    Refused,
+    /// It may have acted.
+    Unknown,
 }
 
 /// Whose token it is.
@@ -75,15 +175,17 @@ pub enum SetUpError {
     Client,
 }
 
-/// The token endpoint of one org.
+/// The login host of one identity. Cheap to clone.
+#[derive(Clone)]
 pub struct HttpExchange {
     client: reqwest::Client,
     login: url::Url,
     grant: Arc<Grant>,
-    instance_override: Option<Arc<Instance>>,
+    hosts: Arc<Hosts>,
     /// Bounds a told `expires_in`.
     longest: Duration,
     timeout: Duration,
+    introspect: bool,
     /// The egress proxy's address holds a password; an error text of the connection may not.
     proxy: Option<SecretString>,
     clock: Clock,
@@ -94,27 +196,113 @@ impl HttpExchange {
     pub fn new(org: &Org, tls: rustls::ClientConfig, egress: &EgressProxy, clock: Clock) -> Result<Self, SetUpError> {
         // The same rule as for the API's host: https, or plain http to loopback.
         Instance::from_url(&org.login.url)?;
-        let instance_override = org
-            .instance_url
-            .as_ref()
-            .map(Instance::from_url)
-            .transpose()
-            .map_err(SetUpError::InstanceUrl)?
-            .map(Arc::new);
         Ok(Self {
             client: client(&org.login.url, tls, egress)?,
             login: org.login.url.clone(),
             grant: Arc::new(org.grant.clone()),
-            instance_override,
+            hosts: Arc::new(Hosts::new(org).map_err(SetUpError::InstanceUrl)?),
             longest: org.token.lifetime,
             timeout: org.token.exchange_timeout,
+            introspect: org.token.introspect,
             proxy: egress.https.clone().map(SecretString::from),
             clock,
         })
     }
 
-    async fn attempt(&self) -> Result<Minted, Refusal> {
-        let mut attempt = self.prepared().await?;
+    /// The same for another identity of the same app.
+    pub fn with_grant(&self, grant: Grant) -> Self {
+        Self {
+            grant: Arc::new(grant),
+            ..self.clone()
+        }
+    }
+
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Presents the grant, once. `refresh_token`: the one to present, for that grant.
+    pub async fn login(&self, refresh_token: Option<SecretString>) -> Result<Granted, Failed> {
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        // Beside the client's own limits: reading the secret counts as well.
+        let prepared = timeout_at(deadline, self.prepared(refresh_token)).await;
+        let attempt = prepared
+            .unwrap_or_else(|_| Err(Refusal::of("timeout", None)))
+            .map_err(not_sent)?;
+        self.send(attempt, deadline).await
+    }
+
+    /// Sends one attempt that is not the configured grant's, such as a step of an interactive login.
+    pub async fn present(&self, attempt: Attempt) -> Result<Granted, Failed> {
+        self.send(attempt, tokio::time::Instant::now() + self.timeout).await
+    }
+
+    async fn send(&self, attempt: Attempt, deadline: tokio::time::Instant) -> Result<Granted, Failed> {
+        let sending = Box::pin(self.sent(attempt));
+        let out_of_time = || Failed {
+            refusal: Refusal::of("timeout", None),
+            outcome: Outcome::Unknown,
+        };
+        let mut granted = timeout_at(deadline, sending).await.unwrap_or_else(|_| Err(out_of_time()))?;
+        if self.introspect && granted.minted.known_expiry.is_none() {
+            let told = timeout(INTROSPECTION, self.introspected(&granted.minted.secret, "access_token")).await;
+            granted.minted.known_expiry = told.ok().and_then(Result::ok).flatten().and_then(|told| told.expiry);
+        }
+        Ok(granted)
+    }
+
+    async fn sent(&self, attempt: Attempt) -> Result<Granted, Failed> {
+        let (status, retry_after, body, sent) = self.conversation(attempt).await?;
+        let unknown = |refusal| Failed {
+            refusal,
+            outcome: Outcome::Unknown,
+        };
+        if !status.is_success() {
+            // Only a 4xx of the token endpoint itself says that nothing was done (SF §1.5).
+            let plain = status.is_client_error() && !matches!(status.as_u16(), 408 | 420 | 429);
+            return Err(Failed {
+                refusal: Refusal {
+                    retry_after,
+                    ..refusal(status.as_u16(), &body, &sent)
+                },
+                outcome: if plain { Outcome::Refused } else { Outcome::Unknown },
+            });
+        }
+        let answer = answer::read(&body).ok_or_else(|| unknown(refusal(status.as_u16(), &body, &sent)))?;
+        answer
+            .granted(&self.hosts, self.longest, self.clock.now())
+            .map_err(unknown)
+    }
+
+    /// A conversation with another host than the login host: `at` is its origin. Bounded as a login is.
+    pub(super) async fn conversation_with(
+        &self,
+        at: &str,
+        attempt: Attempt,
+    ) -> Result<(http::StatusCode, Option<Duration>, Zeroizing<Vec<u8>>, Sent), Failed> {
+        let host = url::Url::parse(at).map_err(|_| not_sent(Refusal::of("unsafe_instance_url", None)))?;
+        let other = Self {
+            login: host,
+            ..self.clone()
+        };
+        timeout(self.timeout, other.conversation(attempt))
+            .await
+            .unwrap_or_else(|_| Err(not_sent(Refusal::of("timeout", None))))
+    }
+
+    /// Sends and reads the answer.
+    async fn conversation(
+        &self,
+        mut attempt: Attempt,
+    ) -> Result<(http::StatusCode, Option<Duration>, Zeroizing<Vec<u8>>, Sent), Failed> {
         if let Some(proxy) = &self.proxy {
             attempt.sent.secret(proxy.expose_secret());
         }
@@ -127,7 +315,7 @@ impl HttpExchange {
         let endpoint = self
             .login
             .join(&path)
-            .map_err(|_| Refusal::of("unexpected_answer", None))?;
+            .map_err(|_| not_sent(Refusal::of("unexpected_answer", None)))?;
         let (kind, body) = encoded(&body);
         let mut request = self
             .client
@@ -138,17 +326,40 @@ impl HttpExchange {
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let response = request.send().await.map_err(|e| self.broken(e, &sent))?;
-        self.judged(response, &sent).await
+        let broke = |error: reqwest::Error| Failed {
+            outcome: match error.is_connect() || error.is_builder() {
+                true => Outcome::NotSent,
+                false => Outcome::Unknown,
+            },
+            refusal: self.broken(error, &sent),
+        };
+        let mut response = request.send().await.map_err(broke)?;
+        let status = response.status();
+        let retry_after = retry_after(response.headers());
+        let mut body = Zeroizing::new(Vec::new());
+        while let Some(chunk) = response.chunk().await.map_err(broke)? {
+            if chunk.len() > BODY_MAX - body.len() {
+                let text = format!("longer than {BODY_MAX} bytes");
+                return Err(Failed {
+                    refusal: match status.is_success() {
+                        true => Refusal::of("malformed_answer", text),
+                        false => refusal(status.as_u16(), &body, &sent),
+                    },
+                    outcome: Outcome::Unknown,
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((status, retry_after, body, sent))
     }
 
     /// Reads secrets and signs, on a thread that may block.
-    async fn prepared(&self) -> Result<Attempt, Refusal> {
+    async fn prepared(&self, refresh_token: Option<SecretString>) -> Result<Attempt, Refusal> {
         let (grant, login, now) = (Arc::clone(&self.grant), self.login.clone(), self.clock.now());
         let inputs = move || {
             let inputs = Inputs {
                 login: &login,
-                refresh_token: None,
+                refresh_token: refresh_token.as_ref(),
                 now,
             };
             grant::attempt(&grant, inputs)
@@ -158,30 +369,60 @@ impl HttpExchange {
             .map_err(|_| Refusal::of("secret_unreadable", None))?
     }
 
-    async fn judged(&self, mut response: reqwest::Response, sent: &Sent) -> Result<Minted, Refusal> {
-        let status = response.status();
-        let retry_after = retry_after(response.headers());
-        let mut body = Zeroizing::new(Vec::new());
-        let mut whole = true;
-        while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(e, sent))? {
-            let room = BODY_MAX - body.len();
-            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-            if chunk.len() > room {
-                whole = false;
-                break;
-            }
-        }
-        if !status.is_success() {
-            return Err(Refusal {
-                retry_after,
-                ..refusal(status.as_u16(), &body, sent)
+    /// What the login host says of a token of this app; `None`: nothing that helps, or the app has no secret to ask with.
+    pub async fn introspected(
+        &self,
+        token: &SecretString,
+        hint: &'static str,
+    ) -> Result<Option<Introspected>, Failed> {
+        let (grant, token) = (Arc::clone(&self.grant), token.clone());
+        let attempt = tokio::task::spawn_blocking(move || grant::introspection(&grant, &token, hint)).await;
+        let Some(attempt) = attempt.ok().flatten() else {
+            return Ok(None);
+        };
+        let (status, _, body, sent) = self.conversation(attempt).await?;
+        if status.is_server_error() || status.as_u16() == 429 {
+            return Err(Failed {
+                refusal: refusal(status.as_u16(), &body, &sent),
+                outcome: Outcome::Refused,
             });
         }
-        if !whole {
-            return Err(Refusal::of("malformed_answer", format!("longer than {BODY_MAX} bytes")));
+        Ok(status.is_success().then(|| Introspected::read(&body)).flatten())
+    }
+
+    /// A token that was not minted here, and the host it is for.
+    pub fn found(&self, token: SecretString, instance_url: Option<&str>) -> Result<Minted, Refusal> {
+        let instance = match (&self.hosts.fixed, instance_url) {
+            (Some(fixed), _) => Arc::clone(fixed),
+            (None, Some(url)) => Arc::new(
+                Instance::parse(url).map_err(|e| Refusal::of("unsafe_instance_url", format!("instance_url {e}")))?,
+            ),
+            (None, None) => {
+                let text = "no instance_url beside the token: set `instance_url`".to_owned();
+                return Err(Refusal::of("malformed_answer", text));
+            }
+        };
+        Ok(Minted {
+            known_expiry: super::lifetime::known_expiry(
+                token.expose_secret(),
+                None,
+                self.longest,
+                self.clock.now(),
+            ),
+            ..Minted::new(token, instance)
+        })
+    }
+
+    /// Uses a token for the cheapest call (SF §6).
+    pub async fn touch(&self, instance: &Instance, token: &SecretString) -> Touch {
+        let scheme = if instance.tls { "https" } else { "http" };
+        let url = format!("{scheme}://{}{CHEAPEST_CALL}", instance.authority);
+        let request = self.client.get(url).bearer_auth(token.expose_secret()).timeout(TOUCH);
+        match request.send().await.map(|answer| answer.status().as_u16()) {
+            Ok(200..=299) => Touch::Alive,
+            Ok(401) => Touch::Dead,
+            _ => Touch::Unknown,
         }
-        let answer = answer::read(&body).ok_or_else(|| refusal(status.as_u16(), &body, sent))?;
-        answer.minted(self.instance_override.as_ref(), self.longest, self.clock.now())
     }
 
     /// What a conversation that broke means: the host, and the words of the system or the TLS library, scrubbed all the
@@ -204,16 +445,51 @@ impl HttpExchange {
     }
 }
 
-impl Exchange for HttpExchange {
-    async fn exchange(&self) -> Result<Minted, Refusal> {
-        // Beside the client's own limits: reading the secret counts as well.
-        tokio::time::timeout(self.timeout, self.attempt())
-            .await
-            .unwrap_or_else(|_| Err(Refusal::of("timeout", None)))
+fn not_sent(refusal: Refusal) -> Failed {
+    Failed {
+        refusal,
+        outcome: Outcome::NotSent,
     }
+}
 
-    fn grant_word(&self) -> &'static str {
-        grant::word(&self.grant)
+/// What introspection told of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Introspected {
+    pub active: bool,
+    pub expiry: Option<SystemTime>,
+}
+
+impl Introspected {
+    fn read(body: &[u8]) -> Option<Self> {
+        let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let active = value.get("active")?.as_bool()?;
+        let seconds = value.get("exp").and_then(super::lifetime::seconds);
+        Some(Self {
+            active,
+            expiry: seconds
+                .filter(|_| active)
+                .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(seconds)),
+        })
+    }
+}
+
+/// Which hosts calls go to, as the settings say.
+pub(super) struct Hosts {
+    rule: ApiHost,
+    /// `instance_url` of the configuration, or the platform's.
+    fixed: Option<Arc<Instance>>,
+}
+
+impl Hosts {
+    fn new(org: &Org) -> Result<Self, InstanceError> {
+        let rule = org.api.host.clone();
+        let fixed = match (&org.instance_url, &rule) {
+            (Some(url), _) => Some(url),
+            (None, ApiHost::Platform { fallback }) => Some(fallback),
+            (None, _) => None,
+        };
+        let fixed = fixed.map(Instance::from_url).transpose()?.map(Arc::new);
+        Ok(Self { rule, fixed })
     }
 }
 
@@ -271,6 +547,11 @@ fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+/// For one question beside a login.
+const INTROSPECTION: Duration = Duration::from_secs(5);
+const TOUCH: Duration = Duration::from_secs(10);
+/// Lists a version's resources. Any version that the org still serves will do.
+const CHEAPEST_CALL: &str = "/services/data/v60.0/";
 const BODY_MAX: usize = 64 * 1024;
 const DESCRIPTION_MAX: usize = 200;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -15,9 +15,10 @@ use super::refusal::{Refusal, Sent};
 use crate::config::{self, SecretRef};
 
 pub mod client_credentials;
+mod introspection;
 pub mod jwt_bearer;
 
-pub use self::jwt_bearer::check_key;
+pub use self::{introspection::introspection, jwt_bearer::check_key};
 
 /// What one attempt sends to the login host. No `Debug`.
 pub struct Attempt {
@@ -49,7 +50,7 @@ pub struct Inputs<'a> {
 }
 
 /// A field of a form.
-fn field(name: &'static str, value: impl Into<SecretString>) -> (Cow<'static, str>, SecretString) {
+pub(super) fn field(name: &'static str, value: impl Into<SecretString>) -> (Cow<'static, str>, SecretString) {
     (Cow::Borrowed(name), value.into())
 }
 
@@ -82,7 +83,7 @@ pub fn word(grant: &config::Grant) -> &'static str {
 }
 
 /// The secret that `setting` refers to, as it is now.
-fn read(setting: &str, secret: &SecretRef) -> Result<SecretString, Refusal> {
+pub(super) fn read(setting: &str, secret: &SecretRef) -> Result<SecretString, Refusal> {
     secret
         .read()
         .map_err(|e| Refusal::of("secret_unreadable", format!("`{setting}`: {e}")))

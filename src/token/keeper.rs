@@ -5,11 +5,12 @@
 //! is never withdrawn, be its renewal failing or its expiry past; one that the org refused is published again only as a
 //! new generation that the login host vouched for (be it the same string).
 //! Units: timers are `Instant`; wall time decides beside them what a suspended machine would miss.
-//! Fails with: nothing; failures are published as state and tried again for ever. Stops at once, also in mid-exchange.
+//! Fails with: nothing; failures are published as state and tried again for ever. Stops at once, also in mid-exchange,
+//! unless the exchange spends something: then it is awaited, and recorded.
 //! Source: design §5; RFC 6749 §5.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -22,9 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Class, Exchange, Expiry, Generation, Minted, Refusal, StateWord, Token,
+    audit::Audit,
     backoff::Backoff,
     budget::Bucket,
-    lifetime::{self, Lifetime},
+    exchange::{Ask, Touch, Why},
+    lifetime::{self, Lifetime, Renewal},
     tokens::{Published, Shared, Tokens},
 };
 use crate::{
@@ -44,8 +47,12 @@ pub struct Keeper<E> {
     /// What is published next.
     now: Published,
     budget: Bucket,
+    /// Of all users of an org together.
+    common: Option<CommonBudget>,
     backoff: Backoff,
     lifetime: Lifetime,
+    renewal: Renewal,
+    audit: Audit,
     next: Instant,
     /// The same on the wall clock.
     next_wall: SystemTime,
@@ -55,15 +62,46 @@ pub struct Keeper<E> {
     scope_warned: bool,
 }
 
+/// A budget that several keepers draw on.
+pub type CommonBudget = Arc<Mutex<Bucket>>;
+
+/// What one keeper goes by.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub settings: TokenSettings,
+    pub budget: Budget,
+    /// Beside the keeper's own.
+    pub common: Option<CommonBudget>,
+    pub renewal: Renewal,
+}
+
+impl Rules {
+    /// Of an org's own tokens.
+    pub fn new(settings: TokenSettings, budget: Budget) -> Self {
+        Self {
+            settings,
+            budget,
+            common: None,
+            renewal: Renewal::Fraction,
+        }
+    }
+}
+
 /// A handle for callers and the task that serves them; nothing happens until the task runs.
 pub fn keeper<E: Exchange>(
     org: OrgName,
-    settings: TokenSettings,
-    budget: Budget,
+    rules: Rules,
     exchange: E,
     clock: Clock,
     metrics: TokenMetrics,
 ) -> (Tokens, Keeper<E>) {
+    let Rules {
+        settings,
+        budget,
+        common,
+        renewal,
+    } = rules;
+    let audit = Audit::new(org.as_str(), "proxy");
     let now = Instant::now();
     let lifetime = Lifetime::new(settings.lifetime);
     let next_wall = clock.now();
@@ -77,8 +115,11 @@ pub fn keeper<E: Exchange>(
         published: sender,
         now: Published::default(),
         budget: Bucket::new(budget, now),
+        common,
         backoff: Backoff::default(),
         lifetime,
+        renewal,
+        audit,
         next: now,
         next_wall,
         metrics,
@@ -92,22 +133,27 @@ pub fn keeper<E: Exchange>(
 
 impl<E: Exchange> Keeper<E> {
     /// Mints, publishes, waits until the renewal is due or the org refuses the token; for ever. Returns at once after
-    /// `stop`; then waiting callers are told, and the last token stays readable.
+    /// `stop`, or when an exchange that may not be abandoned has ended; then waiting callers are told, and the last token
+    /// stays readable.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                // May be dropped anywhere: waiting keeps its state in `self`, which ends here, and an exchange of every
-                // grant of this version may be abandoned (SF §1.5).
-                () = self.turn() => {}
+                // May be dropped anywhere: waiting keeps its state in `self`, which ends here.
+                () = self.until_due() => {}
+            }
+            if self.exchange.abandonable() {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    // Dropped half-way it leaves a login without its answer, which this grant forgives (SF §1.5).
+                    () = self.attempt() => {}
+                }
+            } else {
+                self.attempt().await;
             }
         }
-    }
-
-    async fn turn(&mut self) {
-        self.until_due().await;
-        self.attempt().await;
     }
 
     async fn until_due(&mut self) {
@@ -155,44 +201,109 @@ impl<E: Exchange> Keeper<E> {
         if matches!(token.expiry, Expiry::Assumed(_)) {
             self.lifetime.refused_at(age);
         }
+        self.audit.rejected(rejected);
         tracing::info!(org = %self.shared.org, generation = rejected.0, age_seconds = age.as_secs(), "the org refused the token");
         true
     }
 
     async fn attempt(&mut self) {
+        let why = self.why();
+        if why == Why::Due && self.keep_alive().await {
+            return;
+        }
         let started = Instant::now();
-        if let Err(wait) = self.budget.take(started) {
+        if let Err(wait) = self.take_login(started) {
             self.postpone(wait);
             return;
         }
         self.now.next = None;
         self.shared.expect_keeper(None);
         self.tell();
-        // The exchange bounds itself; this holds also when it does not.
-        let limit = self.shared.settings.exchange_timeout + EXCHANGE_SLACK;
-        let outcome = timeout(limit, self.exchange.exchange())
+        // The exchange bounds itself, and its wait for the store; this holds also when it does not.
+        let limit = 2 * self.shared.settings.exchange_timeout + EXCHANGE_SLACK;
+        let ask = Ask {
+            why,
+            held: self.now.token.as_deref(),
+        };
+        let outcome = timeout(limit, self.exchange.exchange(ask))
             .await
             .unwrap_or_else(|_| Err(Refusal::of("timeout", None)));
         self.metrics.duration.observe(started.elapsed().as_secs_f64());
         // One that came during the exchange asked for just this exchange.
         self.take_rejection();
         match outcome {
-            Ok(minted) => self.keep(minted),
-            Err(refusal) => self.failed(refusal),
+            Ok(minted) => self.keep(minted, why),
+            Err(refusal) => {
+                self.audit.failed(why, refusal.reason);
+                self.failed(refusal);
+            }
         }
     }
 
-    fn keep(&mut self, minted: Minted) {
+    fn why(&self) -> Why {
+        match &self.now.token {
+            None => Why::Start,
+            Some(token) if token.generation > self.shared.rejected() => Why::Due,
+            Some(_) => Why::Refused,
+        }
+    }
+
+    /// One login of the budget, and of the common one.
+    fn take_login(&mut self, now: Instant) -> Result<(), Duration> {
+        self.budget.take(now)?;
+        let common = self.common.as_ref().map_or(Ok(()), |common| lock(common).take(now));
+        if common.is_err() {
+            self.budget.give_back(now);
+        }
+        common
+    }
+
+    /// Nothing was sent.
+    fn give_login_back(&mut self) {
+        let now = Instant::now();
+        self.budget.give_back(now);
+        if let Some(common) = &self.common {
+            lock(common).give_back(now);
+        }
+    }
+
+    /// Uses the session in place of a login, if the operator wants it and nothing speaks against it; whether that did.
+    async fn keep_alive(&mut self) -> bool {
+        let wanted = self.shared.settings.keep_alive && self.now.failure.is_none();
+        let Some(token) = self.now.token.clone().filter(|_| wanted) else {
+            return false;
+        };
+        if matches!(token.expiry, Expiry::Known(_)) {
+            return false;
+        }
+        let touched = timeout(self.shared.settings.exchange_timeout, self.exchange.keep_alive(&token)).await;
+        let alive = touched == Ok(Touch::Alive) && token.generation > self.shared.rejected();
+        self.metrics.kept_alive(alive);
+        if alive {
+            let now = self.shared.clock.now();
+            let expiry = self.lifetime.expiry(None, now);
+            self.now.token = Some(Arc::new(token.extended(expiry)));
+            self.schedule(lifetime::renewal_after(self.renewal, expiry, now, fastrand::f64()));
+            self.tell();
+        }
+        alive
+    }
+
+    fn keep(&mut self, minted: Minted, why: Why) {
         if let Some(old) = &self.now.token
             && matches!(old.expiry, Expiry::Assumed(_))
             && !self.shared.was_refused(old.generation)
         {
             self.lifetime.lived_undisturbed();
         }
-        let minted_at = self.shared.clock.now();
+        let now = self.shared.clock.now();
+        let minted_at = minted.minted_at.unwrap_or(now);
         let generation = Generation(self.now.newest().0 + 1);
         self.cool_down_if_same(&minted, generation);
         let expiry = self.lifetime.expiry(minted.known_expiry, minted_at);
+        if minted.adopted {
+            self.give_login_back();
+        }
         let token = Token::new(
             generation,
             minted.secret,
@@ -201,16 +312,27 @@ impl<E: Exchange> Keeper<E> {
             minted_at,
             Instant::now(),
         );
-        let Ok(token) = token else {
+        let Ok(mut token) = token else {
             return self.failed(Refusal::of("malformed_answer", super::TokenNotAHeader.to_string()));
         };
+        token.serial = minted.serial;
+        token.adopted = minted.adopted;
+        token.also = minted.also;
         self.warn_of_scope(minted.reaches_api);
-        self.metrics.granted();
+        if minted.adopted {
+            self.metrics.adopted();
+        } else {
+            self.metrics.granted();
+            self.audit.minted(why, generation, minted.identity.as_ref());
+        }
         self.backoff = Backoff::default();
         self.now.token = Some(Arc::new(token));
         self.now.identity = minted.identity.map(Arc::new);
         self.now.failure = None;
-        self.schedule(lifetime::renewal_after(expiry, minted_at, fastrand::f64()));
+        let due = lifetime::renewal_after(self.renewal, expiry, minted_at, fastrand::f64());
+        // One from the store may be older than now.
+        let age = now.duration_since(minted_at).unwrap_or(Duration::ZERO);
+        self.schedule(due.saturating_sub(age));
         self.tell();
     }
 
@@ -230,6 +352,9 @@ impl<E: Exchange> Keeper<E> {
 
     fn failed(&mut self, refusal: Refusal) {
         self.metrics.failed(refusal.reason);
+        if refusal.class == Class::Unsent {
+            self.give_login_back();
+        }
         let pause = self.backoff.pause(&refusal, fastrand::f64());
         self.now.failure = Some(Arc::new(refusal));
         self.schedule(pause);
@@ -329,6 +454,10 @@ impl<E: Exchange> Keeper<E> {
             (a, b) => a.or(b),
         }
     }
+}
+
+fn lock(bucket: &Mutex<Bucket>) -> std::sync::MutexGuard<'_, Bucket> {
+    bucket.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What an exchange may take beyond its own limit.

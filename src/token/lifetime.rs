@@ -90,16 +90,35 @@ pub fn seconds(value: &serde_json::Value) -> Option<Duration> {
     Duration::try_from_secs_f64(number).ok()
 }
 
+/// When the renewal of a token is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// At three quarters of the life.
+    Fraction,
+    /// When so much is left, or at this age, whichever comes first.
+    Margin { before: Duration, age: Duration },
+}
+
 /// How long after the mint the renewal is due. `chance` in 0..1 spreads the replicas.
-pub fn renewal_after(expiry: Expiry, minted_at: SystemTime, chance: f64) -> Duration {
+pub fn renewal_after(rule: Renewal, expiry: Expiry, minted_at: SystemTime, chance: f64) -> Duration {
     let life = expiry
         .at()
         .duration_since(minted_at)
         .unwrap_or(Duration::ZERO)
         // Before the multiplication, so that no absurd life overflows.
         .min(2 * LATEST_RENEWAL);
-    let jitter = 1.0 - JITTER + 2.0 * JITTER * chance.clamp(0.0, 1.0);
-    life.mul_f64(FRACTION * jitter).clamp(SOONEST_RENEWAL, LATEST_RENEWAL)
+    let due = match rule {
+        Renewal::Fraction => {
+            let jitter = 1.0 - JITTER + 2.0 * JITTER * chance.clamp(0.0, 1.0);
+            life.mul_f64(FRACTION * jitter)
+        }
+        // Sooner than asked, never later.
+        Renewal::Margin { before, age } => {
+            let due = life.saturating_sub(before).min(age);
+            due.mul_f64(1.0 - JITTER * chance.clamp(0.0, 1.0))
+        }
+    };
+    due.clamp(SOONEST_RENEWAL, LATEST_RENEWAL)
 }
 
 const SHORTEST_ASSUMED: Duration = Duration::from_secs(5 * 60);
@@ -149,14 +168,31 @@ mod tests {
 
     #[test]
     fn renewal_is_due_at_three_quarters_of_the_life_give_or_take_a_tenth() {
-        let due = |life, chance| renewal_after(Expiry::Known(now() + life), now(), chance);
+        let due = |life, chance| renewal_after(Renewal::Fraction, Expiry::Known(now() + life), now(), chance);
         assert_eq!(due(HOUR, 0.5), 45 * MINUTE);
         assert_eq!(due(HOUR, 0.0), Duration::from_secs_f64(2430.0));
         assert_eq!(due(HOUR, 1.0), Duration::from_secs_f64(2970.0));
         assert_eq!(due(Duration::ZERO, 0.5), Duration::from_secs(30));
         assert_eq!(due(1000 * HOUR, 0.5), 12 * HOUR);
         let past = Expiry::Known(now() - HOUR);
-        assert_eq!(renewal_after(past, now(), 0.5), Duration::from_secs(30));
+        assert_eq!(
+            renewal_after(Renewal::Fraction, past, now(), 0.5),
+            Duration::from_secs(30)
+        );
+    }
+
+    /// SF §9.1: 300 s before the end, or at an age of 900 s.
+    #[test]
+    fn a_data_cloud_token_is_renewed_by_margin_and_age() {
+        let rule = Renewal::Margin {
+            before: 5 * MINUTE,
+            age: 15 * MINUTE,
+        };
+        let due = |life, chance| renewal_after(rule, Expiry::Known(now() + life), now(), chance);
+        assert_eq!(due(Duration::from_secs(7193), 0.0), 15 * MINUTE);
+        assert_eq!(due(Duration::from_secs(7193), 1.0), Duration::from_secs(810));
+        assert_eq!(due(10 * MINUTE, 0.0), 5 * MINUTE);
+        assert_eq!(due(4 * MINUTE, 0.0), Duration::from_secs(30));
     }
 
     #[test]
@@ -192,7 +228,7 @@ mod tests {
             for token in [token, jwt(&payload)] {
                 let known = known_expiry(&token, told, HOUR, now());
                 let expiry = Lifetime::new(HOUR).expiry(known, now());
-                let due = renewal_after(expiry, now(), chance);
+                let due = renewal_after(Renewal::Fraction, expiry, now(), chance);
                 prop_assert!((SOONEST_RENEWAL..=LATEST_RENEWAL).contains(&due));
             }
         }

@@ -13,15 +13,20 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::{Identity, Minted};
-use crate::token::{Instance, lifetime, refusal::Refusal};
+use super::{Granted, Hosts, Identity, Minted};
+use crate::{
+    config::ApiHost,
+    token::{Instance, lifetime, refusal::Refusal},
+};
 
 pub(super) struct Answer {
     access_token: SecretString,
-    instance_url: Option<String>,
+    refresh_token: Option<SecretString>,
     expires_in: Option<Duration>,
     id: Option<String>,
     scope: Option<String>,
+    /// Every other text, by its field: hosts are looked up here.
+    texts: Vec<(String, String)>,
 }
 
 /// `None`: not a token answer.
@@ -30,42 +35,70 @@ pub(super) fn read(body: &[u8]) -> Option<Answer> {
     let text = |name: &str| Some(value.get(name)?.as_str()?.trim().to_owned()).filter(|text| !text.is_empty());
     Some(Answer {
         access_token: text("access_token")?.into(),
-        instance_url: text("instance_url"),
+        refresh_token: text("refresh_token").map(SecretString::from),
         expires_in: value.get("expires_in").and_then(lifetime::seconds),
         id: text("id"),
         scope: text("scope"),
+        texts: value
+            .as_object()?
+            .keys()
+            .filter(|name| !name.contains("token"))
+            .filter_map(|name| Some((name.clone(), text(name)?)))
+            .collect(),
     })
 }
 
 impl Answer {
-    /// `instance` overrides the answer's; `longest` bounds a told life.
-    pub(super) fn minted(
-        self,
-        instance: Option<&Arc<Instance>>,
-        longest: Duration,
-        now: SystemTime,
-    ) -> Result<Minted, Refusal> {
-        let instance = match (instance, &self.instance_url) {
-            (Some(instance), _) => Arc::clone(instance),
-            (None, Some(url)) => Arc::new(
-                Instance::parse(url)
-                    .map_err(|e| Refusal::of("unsafe_instance_url", format!("the answer's instance_url {e}")))?,
-            ),
-            (None, None) => {
-                return Err(Refusal::of(
-                    "malformed_answer",
-                    "no instance_url in the answer".to_owned(),
-                ));
-            }
+    /// `longest` bounds a told life.
+    pub(super) fn granted(self, hosts: &Hosts, longest: Duration, now: SystemTime) -> Result<Granted, Refusal> {
+        let instance = match &hosts.rule {
+            // What the operator says goes before what the answer says; at the platform the other way round.
+            ApiHost::Instance | ApiHost::Other { field: None, .. } => match &hosts.fixed {
+                Some(fixed) => Arc::clone(fixed),
+                None => self.host("instance_url")?,
+            },
+            ApiHost::Platform { .. } => match (self.text("api_instance_url"), &hosts.fixed) {
+                (None, Some(fixed)) => Arc::clone(fixed),
+                _ => self.host("api_instance_url")?,
+            },
+            ApiHost::Other { field: Some(field), .. } => match &hosts.fixed {
+                Some(fixed) => Arc::clone(fixed),
+                None => self.host(field)?,
+            },
         };
+        let also = match &hosts.rule {
+            ApiHost::Other { also, .. } => also
+                .iter()
+                .map(|(prefix, field)| Ok((prefix.clone(), self.host(field)?)))
+                .collect::<Result<Vec<_>, Refusal>>()?,
+            _ => vec![],
+        };
+        let core = matches!(hosts.rule, ApiHost::Instance);
         let token = self.access_token.expose_secret();
-        Ok(Minted {
-            instance,
-            known_expiry: lifetime::known_expiry(token, self.expires_in, longest, now),
-            identity: self.id.as_deref().and_then(identity),
-            reaches_api: self.scope.as_deref().is_none_or(reaches_api),
-            secret: self.access_token,
+        Ok(Granted {
+            minted: Minted {
+                also: also.into(),
+                known_expiry: lifetime::known_expiry(token, self.expires_in, longest, now),
+                identity: self.id.as_deref().and_then(identity),
+                reaches_api: !core || self.scope.as_deref().is_none_or(reaches_api),
+                ..Minted::new(self.access_token, instance)
+            },
+            refresh_token: self.refresh_token,
         })
+    }
+
+    fn text(&self, field: &str) -> Option<&str> {
+        let found = self.texts.iter().find(|(name, _)| name == field);
+        found.map(|(_, text)| text.as_str())
+    }
+
+    fn host(&self, field: &str) -> Result<Arc<Instance>, Refusal> {
+        let Some(url) = self.text(field) else {
+            return Err(Refusal::of("malformed_answer", format!("no {field} in the answer")));
+        };
+        Instance::parse(url)
+            .map(Arc::new)
+            .map_err(|e| Refusal::of("unsafe_instance_url", format!("the answer's {field} {e}")))
     }
 }
 
@@ -94,8 +127,14 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
+    const CORE: Hosts = Hosts {
+        rule: ApiHost::Instance,
+        fixed: None,
+    };
+
     fn minted(body: &str) -> Option<Result<Minted, Refusal>> {
-        Some(read(body.as_bytes())?.minted(None, HOUR, SystemTime::UNIX_EPOCH))
+        let granted = read(body.as_bytes())?.granted(&CORE, HOUR, SystemTime::UNIX_EPOCH);
+        Some(granted.map(|granted| granted.minted))
     }
 
     #[test]
@@ -139,9 +178,12 @@ mod tests {
             let refusal = minted(&body).unwrap().unwrap_err();
             assert_eq!(refusal.reason, reason, "{url}");
             assert!(!format!("{refusal:?}").contains("CANARY"));
-            let instance = Arc::new(Instance::parse("https://b.example").unwrap());
+            let hosts = Hosts {
+                rule: ApiHost::Instance,
+                fixed: Some(Arc::new(Instance::parse("https://b.example").unwrap())),
+            };
             let answer = read(body.as_bytes()).unwrap();
-            assert!(answer.minted(Some(&instance), HOUR, SystemTime::UNIX_EPOCH).is_ok());
+            assert!(answer.granted(&hosts, HOUR, SystemTime::UNIX_EPOCH).is_ok());
         }
     }
 

@@ -37,7 +37,7 @@ pub(super) fn attempt(grant: &ClientCredentials) -> Result<Attempt, Refusal> {
     })
 }
 
-fn basic(client_id: &str, secret: &str) -> Result<HeaderValue, Refusal> {
+pub(super) fn basic(client_id: &str, secret: &str) -> Result<HeaderValue, Refusal> {
     let pair = Zeroizing::new(format!("{client_id}:{secret}"));
     let mut value = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(&*pair)))
         .map_err(|_| Refusal::of("secret_unreadable", None))?;

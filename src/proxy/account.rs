@@ -1,0 +1,108 @@
+//! Whose token a call carries, and what is asked when an answer leaves open whether that token lives.
+//!
+//! Owns: one identity's handle and its prober. A user's account also keeps that user's keeper running: it ends with the
+//! last call that holds the account, once the account was let go.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::DropGuard;
+
+use super::{
+    probe::{Finding, Prober},
+    upstream::Upstream,
+    verdict::UNAUTHORIZED_HEAD,
+};
+use crate::token::{Token, TokenError, Tokens};
+
+/// An upload that cannot be repeated goes out only with a token that was seen working within this time.
+const SURE_FOR: Duration = Duration::from_secs(60);
+
+/// One identity as calls see it.
+pub struct Account {
+    pub tokens: Tokens,
+    /// `None`: there is no cheap call to ask with.
+    prober: Option<Prober>,
+    _keeper: Option<DropGuard>,
+}
+
+impl Account {
+    /// An identity of the org's own API.
+    pub fn of_org(tokens: Tokens) -> Self {
+        Self {
+            tokens,
+            prober: Some(Prober::default()),
+            _keeper: None,
+        }
+    }
+
+    /// An identity elsewhere: Data Cloud, another cloud.
+    pub fn elsewhere(tokens: Tokens) -> Self {
+        Self {
+            tokens,
+            prober: None,
+            _keeper: None,
+        }
+    }
+
+    /// One of many users; `keeper` ends the user's keeper.
+    pub fn of_user(tokens: Tokens, keeper: DropGuard) -> Self {
+        Self {
+            _keeper: Some(keeper),
+            ..Self::of_org(tokens)
+        }
+    }
+
+    async fn ask(&self, upstream: &Upstream, token: &Token) -> Finding {
+        match &self.prober {
+            Some(prober) => prober.ask(upstream, token).await,
+            None => Finding::Unknown,
+        }
+    }
+
+    /// A renewed token was refused too. `None`: pass that on. A token that nobody has seen working ends the story (an
+    /// org that refuses everything costs one repeat a call), unless another process minted it: that one may have died
+    /// before it was looked at here. One that has worked may have died since, also when others are at home with the next
+    /// one already.
+    pub async fn after_a_second_refusal(
+        &self,
+        upstream: &Upstream,
+        refused: &Token,
+    ) -> Option<Result<Arc<Token>, TokenError>> {
+        if refused.adopted {
+            return Some(self.tokens.renewed_dead(refused.generation).await);
+        }
+        if !self.tokens.worked_since(refused.generation) {
+            return None;
+        }
+        if let Some(newer) = self.tokens.current()
+            && newer.generation > refused.generation
+        {
+            return Some(Ok(newer));
+        }
+        match self.ask(upstream, refused).await {
+            Finding::Dead => Some(self.tokens.renewed_dead(refused.generation).await),
+            Finding::Alive | Finding::Unknown => None,
+        }
+    }
+
+    /// A 401 to `HEAD` does not tell which it is (SF §4.1); a token that the org takes elsewhere is not withdrawn for it.
+    pub async fn only_this_resource(&self, upstream: &Upstream, refused: &Token, reason: &str) -> bool {
+        reason == UNAUTHORIZED_HEAD && self.ask(upstream, refused).await == Finding::Alive
+    }
+
+    /// A token that was seen working lately, for a call that cannot be repeated.
+    pub async fn sure(&self, upstream: &Upstream, token: Arc<Token>) -> Result<Arc<Token>, TokenError> {
+        let seen = self.tokens.seen_working(token.generation);
+        if seen.is_some_and(|ago| ago < SURE_FOR) {
+            return Ok(token);
+        }
+        match self.ask(upstream, &token).await {
+            Finding::Alive => {
+                self.tokens.worked(token.generation);
+                Ok(token)
+            }
+            Finding::Unknown => Ok(token),
+            Finding::Dead => self.tokens.renewed(token.generation).await,
+        }
+    }
+}

@@ -25,6 +25,7 @@ mod memory;
 mod record;
 pub mod seal;
 #[cfg(test)]
+#[cfg(unix)]
 mod tests;
 
 pub use self::record::{Record, Rotation, StoredGrant, StoredToken};
@@ -185,7 +186,7 @@ pub enum StoreError {
     )]
     Unwritable { file: PathBuf, reason: String },
     #[error(
-        "store {}: {holder} holds it, after {} s of waiting; if it stays so, end the one that hangs",
+        "store {}: {holder}, after {} s of waiting; if it stays so, end the one that hangs",
         .file.display(), .waited.as_secs_f64()
     )]
     Busy {
@@ -251,7 +252,7 @@ impl StoreError {
 /// Who holds a lock that did not come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
-    /// Another task of this process.
+    /// Another task of this process; it may itself be waiting for another process.
     Task,
     Process,
 }
@@ -259,8 +260,8 @@ pub enum Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Task => "another task of this process",
-            Self::Process => "another process",
+            Self::Task => "another task of this process holds it or waits for it",
+            Self::Process => "another process holds it",
         })
     }
 }

@@ -333,7 +333,10 @@ impl OsLock {
         options.read(true).write(true).create(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(path)?;
+        Self::take(options.open(path)?, path)
+    }
+
+    fn take(file: File, path: &Path) -> io::Result<Option<Self>> {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -468,3 +471,22 @@ const MAX_BYTES: u64 = 1024 * 1024;
 const LONGEST_NAME: usize = 128;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_on_a_file_that_was_removed_meanwhile_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let opened = |path: &Path| File::create(path).unwrap();
+        assert!(OsLock::take(opened(&path), &path).unwrap().is_some());
+        let early = opened(&path);
+        fs::remove_file(&path).unwrap();
+        assert!(OsLock::take(early.try_clone().unwrap(), &path).unwrap().is_none());
+        let _held = OsLock::attempt(&path).unwrap().unwrap();
+        assert!(OsLock::take(early, &path).unwrap().is_none());
+        assert!(OsLock::attempt(&path).unwrap().is_none());
+    }
+}

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use crate::config::SecretRef;
+use crate::config;
 
 mod file;
 mod memory;
@@ -46,21 +46,6 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Which store.
-#[derive(Debug, Clone)]
-pub enum Settings {
-    /// Tokens end with the process.
-    Memory,
-    /// Sealed files, which processes of one machine (or of one shared volume that has `flock`) may share.
-    File {
-        directory: PathBuf,
-        /// 32 bytes, base64 or hex; read anew at each operation.
-        key: SecretRef,
-        /// The key before that; what it sealed is read, and sealed with `key` when written next.
-        previous_key: Option<SecretRef>,
-    },
-}
-
 /// Where tokens live. Cheap to clone; clones are one store.
 #[derive(Debug, Clone)]
 pub struct Store(Kind);
@@ -74,10 +59,10 @@ enum Kind {
 impl Store {
     /// Makes the directory (0700) if it is missing, and tells now what would fail later: a directory that cannot be
     /// written to, keys that are none. Blocks for a few file operations.
-    pub fn open(settings: &Settings) -> Result<Self, StoreError> {
+    pub fn open(settings: &config::Store) -> Result<Self, StoreError> {
         Ok(Self(match settings {
-            Settings::Memory => Kind::Memory(memory::Memory::default()),
-            Settings::File {
+            config::Store::Memory => Kind::Memory(memory::Memory::default()),
+            config::Store::File {
                 directory,
                 key,
                 previous_key,

@@ -52,8 +52,8 @@ impl Room {
         SecretRef::File(path)
     }
 
-    fn settings(&self) -> Settings {
-        Settings::File {
+    fn settings(&self) -> config::Store {
+        config::Store::File {
             directory: self.directory(),
             key: SecretRef::File(self.path("key")),
             previous_key: None,
@@ -66,7 +66,7 @@ impl Room {
 
     /// With the key of this byte, and perhaps a previous one.
     fn store_with(&self, key: u8, previous: Option<u8>) -> Store {
-        Store::open(&Settings::File {
+        Store::open(&config::Store::File {
             directory: self.directory(),
             key: self.set_key(&format!("key{key}"), key),
             previous_key: previous.map(|byte| self.set_key(&format!("key{byte}"), byte)),
@@ -171,7 +171,7 @@ fn keys(byte: u8) -> Keys {
 /// Whatever is done to one store is done to both kinds.
 fn both() -> (Room, [Store; 2]) {
     let room = Room::new();
-    let stores = [room.store(), Store::open(&Settings::Memory).unwrap()];
+    let stores = [room.store(), Store::open(&config::Store::Memory).unwrap()];
     (room, stores)
 }
 
@@ -421,7 +421,7 @@ async fn a_previous_keys_record_is_read_and_the_next_write_is_under_the_new_key(
 #[tokio::test]
 async fn keys_are_read_at_each_operation() {
     let room = Room::new();
-    let store = Store::open(&Settings::File {
+    let store = Store::open(&config::Store::File {
         directory: room.directory(),
         key: room.set_key("key", 1),
         previous_key: Some(room.set_key("previous", 1)),
@@ -507,7 +507,7 @@ fn opening_tells_of_an_unusable_key() {
                 fs::write(&bad, content).unwrap();
             }
             let (good, bad) = (room.set_key("key", 1), SecretRef::File(bad));
-            let error = Store::open(&Settings::File {
+            let error = Store::open(&config::Store::File {
                 directory: room.directory(),
                 key: if previous { good } else { bad.clone() },
                 previous_key: previous.then_some(bad),
@@ -526,11 +526,11 @@ fn opening_tells_of_an_unusable_key() {
 #[tokio::test]
 async fn directories_are_0700_and_files_0600() {
     let room = Room::new();
-    let Settings::File { key: secret, .. } = room.settings() else {
+    let config::Store::File { key: secret, .. } = room.settings() else {
         unreachable!()
     };
     let directory = room.path("a/b");
-    let store = Store::open(&Settings::File {
+    let store = Store::open(&config::Store::File {
         directory: directory.clone(),
         key: secret,
         previous_key: None,
@@ -788,7 +788,7 @@ fn opening_tells_of_a_directory_that_is_none() {
         "{error}"
     );
     // Where not even root can make files.
-    let error = Store::open(&Settings::File {
+    let error = Store::open(&config::Store::File {
         directory: "/proc/self/store".into(),
         key: SecretRef::File(room.path("key")),
         previous_key: None,

@@ -16,6 +16,7 @@ pub struct Backoff {
     transient: u32,
     permanent: u32,
     limited: u32,
+    unsent: u32,
 }
 
 impl Backoff {
@@ -35,6 +36,11 @@ impl Backoff {
             Class::RateLimited => {
                 let pause = limited(self.limited, refusal.retry_after);
                 self.limited = self.limited.saturating_add(1);
+                pause
+            }
+            Class::Unsent => {
+                let pause = unsent(self.unsent);
+                self.unsent = self.unsent.saturating_add(1);
                 pause
             }
         }
@@ -59,6 +65,14 @@ fn permanent(earlier: u32) -> Duration {
         2 => 30,
         3..=12 => 60,
         _ => 300,
+    })
+}
+
+/// Looking again costs the login host nothing, so a mended file heals soon.
+fn unsent(earlier: u32) -> Duration {
+    Duration::from_secs(match earlier {
+        0 => 5,
+        _ => 10,
     })
 }
 
@@ -121,6 +135,13 @@ mod tests {
         assert_eq!(pauses(Class::RateLimited, Some(90), 2), [90, 90]);
         assert_eq!(pauses(Class::RateLimited, Some(0), 1), [1]);
         assert_eq!(pauses(Class::RateLimited, Some(1_000_000), 1), [3600]);
+    }
+
+    #[test]
+    fn what_was_not_sent_is_looked_at_again_soon_for_ever() {
+        assert_eq!(pauses(Class::Unsent, None, 30)[..3], [5, 10, 10]);
+        assert_eq!(pauses(Class::Unsent, None, 30)[3..], [10; 27]);
+        assert_eq!(Refusal::of("secret_unreadable", None).class, Class::Unsent);
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //! Owns: nothing; the flows are a closed set chosen in the configuration, one file each.
 //! Invariants: secrets are read when they are used, so that a rotated one counts at the next attempt; an [`Attempt`]
 //! knows everything secret in it, and shows none of it.
-//! Fails with: [`Refusal`] `secret_unreadable` or `key_unusable`, naming the setting.
-//! Source: RFC 6749 §4.4; RFC 7523 §2.1; SF §1.2, §1.4.
+//! [`attempt`] is for the grants that mint at the login host; a token that is there already is found by
+//! [`static_token::found`] or [`command::run`]; [`authorization_code`] and [`device`] are for `sf-token-proxy login`.
+//! Fails with: [`Refusal`] of the class `Unsent`, naming the setting.
+//! Source: RFC 6749 §4.4; RFC 7523 §2.1; SF §1.2, §1.4, §5.5.
 
 use std::{borrow::Cow, time::SystemTime};
 
@@ -14,9 +16,21 @@ use secrecy::SecretString;
 use super::refusal::{Refusal, Sent};
 use crate::config::{self, SecretRef};
 
+pub mod authorization_code;
+mod client_auth;
 pub mod client_credentials;
+pub mod command;
+pub mod device;
 mod introspection;
 pub mod jwt_bearer;
+mod password;
+mod platform_credentials;
+mod refresh_token;
+mod saml_bearer;
+pub mod static_token;
+#[cfg(test)]
+mod tests;
+mod token_exchange;
 
 pub use self::{introspection::introspection, jwt_bearer::check_key};
 
@@ -60,12 +74,36 @@ pub fn attempt(grant: &config::Grant, inputs: Inputs<'_>) -> Result<Attempt, Ref
     match grant {
         config::Grant::JwtBearer(grant) => jwt_bearer::attempt(grant, inputs.now),
         config::Grant::ClientCredentials(grant) => client_credentials::attempt(grant),
-        _ => Err(Refusal::of("grant_type", None)),
+        config::Grant::RefreshToken(grant) => refresh_token::attempt(grant, inputs),
+        config::Grant::Password(grant) => password::attempt(grant),
+        config::Grant::TokenExchange(grant) => token_exchange::attempt(grant),
+        config::Grant::SamlBearer(grant) => saml_bearer::attempt(grant, inputs),
+        config::Grant::PlatformCredentials(grant) => platform_credentials::attempt(grant),
+        // Found, not minted; nobody asks.
+        config::Grant::Static(_) | config::Grant::Command(_) => Err(Refusal::of("grant_type", None)),
     }
+}
+
+/// A token that was there already. No `Debug`.
+pub struct Found {
+    pub access_token: SecretString,
+    /// As it was told.
+    pub instance_url: Option<String>,
 }
 
 /// Salesforce's token endpoint.
 pub const TOKEN_PATH: &str = "/services/oauth2/token";
+
+/// The whole address of the token endpoint, as assertions name it.
+fn token_url(login: &url::Url) -> String {
+    format!("{}{TOKEN_PATH}", login.origin().ascii_serialization())
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system must give random bytes");
+    bytes
+}
 
 /// The grant's word in metrics.
 pub fn word(grant: &config::Grant) -> &'static str {

@@ -32,12 +32,14 @@ pub enum Class {
     Transient,
     /// The login host asks for fewer logins.
     RateLimited,
+    /// Until somebody here acts; nothing was sent, so that looking again costs the login host nothing.
+    Unsent,
 }
 
 impl Class {
     /// Whether somebody has to act, as far as one can tell.
     pub fn needs_somebody(self) -> bool {
-        matches!(self, Self::Permanent | Self::Propagating)
+        matches!(self, Self::Permanent | Self::Propagating | Self::Unsent)
     }
 }
 
@@ -98,6 +100,19 @@ pub fn refusal(status: u16, body: &[u8], sent: &Sent) -> Refusal {
             .and_then(|text| sent.scrub(text, DESCRIPTION_MAX)),
         advice: meaning.advice,
         retry_after: None,
+    }
+}
+
+/// The same for the second stage, the exchange for a token of Data Cloud: another scope is missing there.
+pub fn data_cloud_refusal(status: u16, body: &[u8], sent: &Sent) -> Refusal {
+    let told = refusal(status, body, sent);
+    match told.reason {
+        "no_scope" => Refusal {
+            code: told.code,
+            description: told.description,
+            ..Refusal::of("data_cloud_scope", None)
+        },
+        _ => told,
     }
 }
 

@@ -348,6 +348,17 @@ const TOLD: &[Told] = {
         Here("budget_spent", "nothing is sent"),
         Here("secret_unreadable", "nothing is sent"),
         Here("key_unusable", "nothing is sent"),
+        Here("needs_login", "nothing is sent"),
+        Here("subject_token", "nothing is sent"),
+        Here("command_failed", "nobody is asked"),
+        Here("static_token_dead", "nobody is asked; the org refused the token"),
+        Here(
+            "refresh_outcome_unknown",
+            "no answer to a refresh token that serves once",
+        ),
+        Here("core_token", "nothing is sent to Data Cloud"),
+        Here("store", "nothing is sent"),
+        Here("data_cloud_scope", "`invalid_scope`, from Data Cloud's exchange"),
     ]
 };
 
@@ -380,6 +391,7 @@ fn class_word(class: Class) -> &'static str {
         Class::Propagating => "propagating",
         Class::Transient => "transient",
         Class::RateLimited => "rate limited",
+        Class::Unsent => "unsent",
     }
 }
 

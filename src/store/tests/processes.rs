@@ -28,7 +28,7 @@ async fn child() {
     };
     let folder = PathBuf::from(folder);
     let store = || {
-        Store::open(&Settings::File {
+        Store::open(&config::Store::File {
             directory: folder.join("records"),
             key: SecretRef::File(folder.join("key")),
             previous_key: None,

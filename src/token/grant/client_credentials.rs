@@ -5,50 +5,35 @@
 //! Fails with: `secret_unreadable`.
 //! Source: SF §1.2, §1.4.2; RFC 6749 §4.4.2.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use http::HeaderValue;
-use secrecy::ExposeSecret;
-use zeroize::Zeroizing;
-
-use super::{Attempt, Body, TOKEN_PATH, field, read};
+use super::{Attempt, Body, TOKEN_PATH, client_auth, field, read};
 use crate::{
-    config::{ClientCredentials, SendSecret},
+    config::ClientCredentials,
     token::refusal::{Refusal, Sent},
 };
 
 pub(super) fn attempt(grant: &ClientCredentials) -> Result<Attempt, Refusal> {
     let secret = read("client_secret", &grant.client_secret)?;
     let mut sent = Sent::default();
-    sent.basic(&grant.client_id, secret.expose_secret());
     let mut form = vec![field("grant_type", "client_credentials")];
-    let mut authorization = None;
-    match grant.send_secret {
-        SendSecret::Basic => authorization = Some(basic(&grant.client_id, secret.expose_secret())?),
-        SendSecret::Body => {
-            form.push(field("client_id", grant.client_id.clone()));
-            form.push(field("client_secret", secret));
-        }
-    }
+    let proof = client_auth::secret(&grant.client_id, secret, grant.send_secret, &mut sent)?;
+    form.extend(proof.fields);
     Ok(Attempt {
         path: TOKEN_PATH.into(),
         body: Body::Form(form),
-        authorization,
+        authorization: proof.authorization,
         sent,
     })
 }
 
-pub(super) fn basic(client_id: &str, secret: &str) -> Result<HeaderValue, Refusal> {
-    let pair = Zeroizing::new(format!("{client_id}:{secret}"));
-    let mut value = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(&*pair)))
-        .map_err(|_| Refusal::of("secret_unreadable", None))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+
     use super::*;
-    use crate::config::SecretRef;
+    use crate::{
+        config::{SecretRef, SendSecret},
+        token::grant::tests::form,
+    };
 
     fn grant(send_secret: SendSecret) -> (tempfile::NamedTempFile, ClientCredentials) {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -59,16 +44,6 @@ mod tests {
             send_secret,
         };
         (file, grant)
-    }
-
-    fn form(attempt: &Attempt) -> Vec<(&str, &str)> {
-        let Body::Form(fields) = &attempt.body else {
-            panic!("expected a form");
-        };
-        fields
-            .iter()
-            .map(|(name, value)| (&**name, value.expose_secret()))
-            .collect()
     }
 
     #[test]

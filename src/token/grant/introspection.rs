@@ -5,7 +5,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Attempt, Body, client_credentials::basic, field};
+use super::{Attempt, Body, client_auth, field};
 use crate::{
     config::{ClientAuth, Grant, SecretRef, SendSecret},
     token::refusal::Sent,
@@ -16,21 +16,14 @@ pub fn introspection(grant: &Grant, token: &SecretString, hint: &'static str) ->
     let (client_id, secret, send) = app(grant)?;
     let secret = secret.read().ok()?;
     let mut sent = Sent::default();
-    sent.basic(client_id, secret.expose_secret());
     sent.secret(token.expose_secret());
+    let proof = client_auth::secret(client_id, secret, send, &mut sent).ok()?;
     let mut form = vec![field("token", token.clone()), field("token_type_hint", hint)];
-    let mut authorization = None;
-    match send {
-        SendSecret::Basic => authorization = Some(basic(client_id, secret.expose_secret()).ok()?),
-        SendSecret::Body => {
-            form.push(field("client_id", client_id.to_owned()));
-            form.push(field("client_secret", secret));
-        }
-    }
+    form.extend(proof.fields);
     Some(Attempt {
         path: PATH.into(),
         body: Body::Form(form),
-        authorization,
+        authorization: proof.authorization,
         sent,
     })
 }

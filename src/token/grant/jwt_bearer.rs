@@ -36,6 +36,17 @@ pub(super) fn attempt(grant: &JwtBearer, now: SystemTime) -> Result<Attempt, Ref
 }
 
 fn assertion(grant: &JwtBearer, pem: &str, now: SystemTime) -> Result<SecretString, &'static str> {
+    signed(pem, &grant.client_id, &grant.username, &grant.audience, now)
+}
+
+/// A JWT with the four claims that Salesforce documents.
+pub(super) fn signed(
+    pem: &str,
+    issuer: &str,
+    subject: &str,
+    audience: &str,
+    now: SystemTime,
+) -> Result<SecretString, &'static str> {
     // jsonwebtoken would take a shorter key and say less of a wrong one.
     check_key(pem)?;
     let key = EncodingKey::from_rsa_pem(key_block(pem).as_bytes()).map_err(|_| UNUSABLE)?;
@@ -46,9 +57,9 @@ fn assertion(grant: &JwtBearer, pem: &str, now: SystemTime) -> Result<SecretStri
     )]
     let exp = unix_seconds(now + LIFETIME) as u64;
     let claims = json!({
-        "iss": grant.client_id,
-        "sub": grant.username,
-        "aud": grant.audience,
+        "iss": issuer,
+        "sub": subject,
+        "aud": audience,
         "exp": exp,
     });
     let mut header = Header::new(Algorithm::RS256);
@@ -62,7 +73,7 @@ pub fn check_key(pem: &str) -> Result<(), &'static str> {
     rsa_key(pem).map(drop)
 }
 
-fn rsa_key(pem: &str) -> Result<RsaKeyPair, &'static str> {
+pub(super) fn rsa_key(pem: &str) -> Result<RsaKeyPair, &'static str> {
     let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| instead_of_a_key(pem))?;
     let (der, parsed) = match &key {
         PrivateKeyDer::Pkcs1(key) => {
@@ -121,7 +132,7 @@ fn holds(der: &[u8], oid: &[u8]) -> bool {
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// Salesforce allows five minutes; less leaves room for a clock that is ahead.
-const LIFETIME: Duration = Duration::from_secs(170);
+pub(super) const LIFETIME: Duration = Duration::from_secs(170);
 const UNUSABLE: &str = "holds no RSA key that can be used (2048 to 8192 bits, PKCS#8 or PKCS#1)";
 const EC_KEY: &str = "holds an elliptic-curve key; Salesforce takes RSA keys only";
 const ENCRYPTED: &str = "is encrypted; decrypt it with `openssl pkey -in KEY -out NEW`";

@@ -1,0 +1,1 @@
+//! Kept tokens against a scripted login host.

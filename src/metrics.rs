@@ -213,7 +213,12 @@ impl Metrics {
                     "Reads and writes of the store; result says why one failed.",
                     &["org", "operation", "result"],
                 ),
-                up: gauges(&r, "store_up", "1 while the last use of the store went well, else 0.", &["org"]),
+                up: gauges(
+                    &r,
+                    "store_up",
+                    "1 while the last use of the store went well, else 0.",
+                    &["org"],
+                ),
             },
             user_tokens: gauges(
                 &r,

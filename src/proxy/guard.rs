@@ -162,17 +162,20 @@ mod tests {
     use crate::config::OrgName;
 
     fn rules() -> Rules {
-        Rules::new(&Listener {
-            addresses: vec!["127.0.0.1:8080".parse().unwrap(), "10.1.2.3:8080".parse().unwrap()],
-            org: OrgName::new("main"),
-            hosts: vec!["sf.internal".into()],
-            allowed_origins: vec!["https://app.example".into()],
-            extra_paths: vec![],
-            insecure_allow_any_caller: true,
-            users: None,
-            max_connections: 10,
-            idle_timeout: Duration::from_secs(1),
-        }, Serves::Core)
+        Rules::new(
+            &Listener {
+                addresses: vec!["127.0.0.1:8080".parse().unwrap(), "10.1.2.3:8080".parse().unwrap()],
+                org: OrgName::new("main"),
+                hosts: vec!["sf.internal".into()],
+                allowed_origins: vec!["https://app.example".into()],
+                extra_paths: vec![],
+                insecure_allow_any_caller: true,
+                users: None,
+                max_connections: 10,
+                idle_timeout: Duration::from_secs(1),
+            },
+            Serves::Core,
+        )
     }
 
     fn judge(target: &str, headers: &[(&str, &str)]) -> Result<Surface, Refusal> {

@@ -138,7 +138,13 @@ impl Door {
 
     /// Whose token the call gets.
     fn account(&self, surface: Surface, headers: &mut HeaderMap) -> Result<Arc<Account>, Refusal> {
-        if let Some(account) = self.users.as_ref().map(|users| users.account(headers)).transpose()?.flatten() {
+        if let Some(account) = self
+            .users
+            .as_ref()
+            .map(|users| users.account(headers))
+            .transpose()?
+            .flatten()
+        {
             return Ok(account);
         }
         let elsewhere = match surface {
@@ -253,13 +259,22 @@ impl Proxy {
                 tell_not_repeated(&mut answer, why.as_str());
                 return Ok((answer, refused));
             }
-            if waiting(record, Box::pin(account.only_this_resource(&self.upstream, &refused, reason))).await {
+            if waiting(
+                record,
+                Box::pin(account.only_this_resource(&self.upstream, &refused, reason)),
+            )
+            .await
+            {
                 return Ok((answer, refused));
             }
             let next = if sends == 1 {
                 Some(waiting(record, account.tokens.renewed(refused.generation)).await)
             } else if sends < MOST_SENDS {
-                waiting(record, Box::pin(account.after_a_second_refusal(&self.upstream, &refused))).await
+                waiting(
+                    record,
+                    Box::pin(account.after_a_second_refusal(&self.upstream, &refused)),
+                )
+                .await
             } else {
                 None
             };

@@ -205,12 +205,20 @@ mod tests {
             (CoreAndDataCloud, "/api/v3/query", Err(PathRefusal::NotServed)),
             (CoreAndDataCloud, "/api/v20", Err(PathRefusal::NotServed)),
             (CoreAndDataCloud, "/api/v2/../x", Err(PathRefusal::DotSegment)),
-            (CoreAndDataCloud, "/services/data/v60.0/ssot/query-sql", Ok(Surface::Rest)),
+            (
+                CoreAndDataCloud,
+                "/services/data/v60.0/ssot/query-sql",
+                Ok(Surface::Rest),
+            ),
             (Core, "/api/v2/query", Err(PathRefusal::NotServed)),
             (Everything, "/hub/v1/dataevents", Ok(Surface::Platform)),
             (Everything, "/services/data/v60.0/", Ok(Surface::Platform)),
             (Everything, "/secur/frontdoor.jsp", Err(PathRefusal::NotServed)),
-            (Everything, "//services/oauth2/singleaccess", Err(PathRefusal::NotServed)),
+            (
+                Everything,
+                "//services/oauth2/singleaccess",
+                Err(PathRefusal::NotServed),
+            ),
             (Everything, "/a/%2e%2e/secur", Err(PathRefusal::DotSegment)),
             (Everything, "*", Err(PathRefusal::NotServed)),
         ];

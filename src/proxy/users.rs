@@ -57,7 +57,11 @@ impl Users {
         let user = match (named.next(), named.next()) {
             (None, _) if self.required => return Err(Refusal::UserMissing),
             (None, _) => return Ok(None),
-            (Some(name), None) => name.to_str().map_err(|_| Refusal::UserNotAllowed)?.trim().to_lowercase(),
+            (Some(name), None) => name
+                .to_str()
+                .map_err(|_| Refusal::UserNotAllowed)?
+                .trim()
+                .to_lowercase(),
             (Some(_), Some(_)) => return Err(Refusal::UserNotAllowed),
         };
         if !is_user_name(&user) || !self.allow.iter().any(|pattern| fits(pattern, &user)) {

@@ -245,6 +245,7 @@ impl PartialEq for StoredToken {
     fn eq(&self, other: &Self) -> bool {
         self.secret.expose_secret() == other.secret.expose_secret()
             && self.instance_url == other.instance_url
+            && self.also == other.also
             && self.known_expiry == other.known_expiry
             && self.assumed_expiry == other.assumed_expiry
             && self.minted_at == other.minted_at
@@ -260,6 +261,7 @@ impl PartialEq for StoredGrant {
             && self.seed == other.seed
             && self.rotation == other.rotation
             && self.in_flight == other.in_flight
+            && self.dead == other.dead
             && self.username == other.username
     }
 }

@@ -13,6 +13,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use proptest::prelude::*;
 use secrecy::SecretString;
 
+use crate::config::SecretRef;
+
 use super::{
     seal::{Keys, OpenError, SealingKey, identity_mark, open_record, seal_record},
     *,
@@ -136,6 +138,7 @@ fn record(serial: u64) -> Record {
         token: Some(StoredToken {
             secret: CANARY.into(),
             instance_url: "https://acme.my.salesforce.com".into(),
+            also: vec![("/Service.asmx".into(), "https://soap.example".into())],
             known_expiry: None,
             assumed_expiry: at(1_790_000_005_400),
             minted_at: at(1_790_000_000_123),
@@ -148,6 +151,7 @@ fn record(serial: u64) -> Record {
             seed: Some([7; 32]),
             rotation: Rotation::On,
             in_flight: true,
+            dead: None,
             username: Some("jo@example.com".into()),
         }),
     }
@@ -225,8 +229,9 @@ prop_compose! {
         org_id in proptest::option::of(".{0,18}"),
         user_id in proptest::option::of(".{0,18}"),
         reaches_api: bool,
+        also in proptest::collection::vec((".{0,20}", ".{0,20}"), 0..3),
     ) -> StoredToken {
-        StoredToken { secret, instance_url, known_expiry, assumed_expiry, minted_at, org_id, user_id, reaches_api }
+        StoredToken { secret, instance_url, also, known_expiry, assumed_expiry, minted_at, org_id, user_id, reaches_api }
     }
 }
 
@@ -237,8 +242,9 @@ prop_compose! {
         rotation in prop_oneof![Just(Rotation::Unknown), Just(Rotation::Off), Just(Rotation::On)],
         in_flight: bool,
         username in proptest::option::of(".{0,80}"),
+        dead in proptest::option::of("[a-z_]{0,20}"),
     ) -> StoredGrant {
-        StoredGrant { refresh_token, seed, rotation, in_flight, username }
+        StoredGrant { refresh_token, seed, rotation, in_flight, dead, username }
     }
 }
 

@@ -191,7 +191,10 @@ mod tests {
         let minted = read(body, now).unwrap().unwrap();
         assert_eq!(minted.known_expiry, Some(now + ASSUMED_LIFE));
         let unsafe_tenant = br#"{"access_token":"t","instance_url":"http://a.example"}"#;
-        assert_eq!(read(unsafe_tenant, now).unwrap().unwrap_err().reason, "unsafe_instance_url");
+        assert_eq!(
+            read(unsafe_tenant, now).unwrap().unwrap_err().reason,
+            "unsafe_instance_url"
+        );
         assert!(read(b"<html>", now).is_none());
     }
 
@@ -201,7 +204,12 @@ mod tests {
         let table: [(u16, &str, bool, &str); 9] = [
             (401, "", true, "unexpected_answer"),
             (403, "<html>", true, "unexpected_answer"),
-            (400, r#"{"error":"invalid_grant","error_description":"x"}"#, true, "refused"),
+            (
+                400,
+                r#"{"error":"invalid_grant","error_description":"x"}"#,
+                true,
+                "refused",
+            ),
             (200, "<html>redirect</html>", true, "malformed_answer"),
             (302, "", true, "redirected"),
             (400, r#"{"error":"invalid_scope"}"#, false, "data_cloud_scope"),

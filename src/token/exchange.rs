@@ -251,7 +251,9 @@ impl HttpExchange {
             refusal: Refusal::of("timeout", None),
             outcome: Outcome::Unknown,
         };
-        let mut granted = timeout_at(deadline, sending).await.unwrap_or_else(|_| Err(out_of_time()))?;
+        let mut granted = timeout_at(deadline, sending)
+            .await
+            .unwrap_or_else(|_| Err(out_of_time()))?;
         if self.introspect && granted.minted.known_expiry.is_none() {
             let told = timeout(INTROSPECTION, self.introspected(&granted.minted.secret, "access_token")).await;
             granted.minted.known_expiry = told.ok().and_then(Result::ok).flatten().and_then(|told| told.expiry);
@@ -370,11 +372,7 @@ impl HttpExchange {
     }
 
     /// What the login host says of a token of this app; `None`: nothing that helps, or the app has no secret to ask with.
-    pub async fn introspected(
-        &self,
-        token: &SecretString,
-        hint: &'static str,
-    ) -> Result<Option<Introspected>, Failed> {
+    pub async fn introspected(&self, token: &SecretString, hint: &'static str) -> Result<Option<Introspected>, Failed> {
         let (grant, token) = (Arc::clone(&self.grant), token.clone());
         let attempt = tokio::task::spawn_blocking(move || grant::introspection(&grant, &token, hint)).await;
         let Some(attempt) = attempt.ok().flatten() else {
@@ -403,12 +401,7 @@ impl HttpExchange {
             }
         };
         Ok(Minted {
-            known_expiry: super::lifetime::known_expiry(
-                token.expose_secret(),
-                None,
-                self.longest,
-                self.clock.now(),
-            ),
+            known_expiry: super::lifetime::known_expiry(token.expose_secret(), None, self.longest, self.clock.now()),
             ..Minted::new(token, instance)
         })
     }

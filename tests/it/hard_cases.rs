@@ -672,13 +672,13 @@ async fn max_connections_counts_both_loopback_addresses() {
 /// A machine whose clock is ahead, and a token that tells its end: no login every half minute.
 #[tokio::test]
 async fn a_clock_that_is_ahead_is_no_login_every_half_minute() {
-    use sf_token_proxy::token::lifetime::{Lifetime, renewal_after};
+    use sf_token_proxy::token::lifetime::{Lifetime, Renewal, renewal_after};
     let now = std::time::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
     // JWT-format token of two hours' life, minted now, seen by a clock that is three hours ahead
     let exp = now + Duration::from_secs(2 * 3600);
     let ahead = now + Duration::from_secs(3 * 3600);
     let expiry = Lifetime::new(Duration::from_secs(5400)).expiry(Some(exp), ahead);
-    let pause = renewal_after(expiry, ahead, 0.5);
+    let pause = renewal_after(Renewal::Fraction, expiry, ahead, 0.5);
     assert!(pause >= Duration::from_secs(300), "renewal every {pause:?}, for ever");
 }
 

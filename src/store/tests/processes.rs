@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::*;
+use crate::config::SecretRef;
 
 const JOB: &str = "SFPROXY_TEST_STORE_JOB";
 const FOLDER: &str = "SFPROXY_TEST_STORE_FOLDER";

@@ -142,7 +142,12 @@ fn exchange_with(org: &Org, egress: &EgressProxy) -> Result<HttpExchange, SetUpE
 }
 
 async fn exchange(org: &Org) -> Result<Minted, Refusal> {
-    exchange_with(org, &EgressProxy::default()).unwrap().exchange().await
+    once(&exchange_with(org, &EgressProxy::default()).unwrap()).await
+}
+
+async fn once(exchange: &HttpExchange) -> Result<Minted, Refusal> {
+    let granted = exchange.login(None).await;
+    granted.map(|granted| granted.minted).map_err(|failed| failed.refusal)
 }
 
 #[tokio::test]
@@ -360,7 +365,7 @@ async fn a_login_host_that_echoes_everything_betrays_nothing() {
             grant.send_secret = send_secret;
         }
         let exchange = exchange_with(&org, &EgressProxy::default()).unwrap();
-        let refusal = exchange.exchange().await.unwrap_err();
+        let refusal = once(&exchange).await.unwrap_err();
         let all = format!("{refusal:?} {refusal} {:?}", org);
         assert!(refusal.description.as_ref().unwrap().contains("[removed]"), "{all}");
         assert!(!all.contains("CANARY") && !all.contains(&encoded), "{all}");
@@ -413,11 +418,7 @@ async fn the_configured_egress_proxy_is_used_but_for_excluded_and_local_hosts() 
         no_proxy: no_proxy.map(str::to_owned),
     };
     let (_file, mut org) = org(&"https://login.invalid".parse().unwrap());
-    let refusal = exchange_with(&org, &egress(None))
-        .unwrap()
-        .exchange()
-        .await
-        .unwrap_err();
+    let refusal = once(&exchange_with(&org, &egress(None)).unwrap()).await.unwrap_err();
     assert_eq!(refusal.reason, "unreachable");
     assert!(!format!("{refusal:?}").contains("CANARY"));
     let (head, _) = proxy.last.lock().unwrap().take().unwrap();
@@ -428,18 +429,12 @@ async fn the_configured_egress_proxy_is_used_but_for_excluded_and_local_hosts() 
     assert!(head.headers.contains_key("proxy-authorization"));
 
     org.token.exchange_timeout = Duration::from_millis(500);
-    exchange_with(&org, &egress(Some("example.com,.invalid")))
-        .unwrap()
-        .exchange()
+    once(&exchange_with(&org, &egress(Some("example.com,.invalid"))).unwrap())
         .await
         .unwrap_err();
     assert_eq!(proxy.hits.load(Ordering::SeqCst), 1, "NO_PROXY");
     org.login.url = "https://localhost:1".parse().unwrap();
-    exchange_with(&org, &egress(None))
-        .unwrap()
-        .exchange()
-        .await
-        .unwrap_err();
+    once(&exchange_with(&org, &egress(None)).unwrap()).await.unwrap_err();
     assert_eq!(proxy.hits.load(Ordering::SeqCst), 1, "loopback");
     assert_eq!(proxy.tasks.len(), 1);
 }

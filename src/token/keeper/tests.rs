@@ -82,7 +82,7 @@ impl Drop for InFlight<'_> {
 }
 
 impl Exchange for Script {
-    async fn exchange(&self) -> Result<Minted, Refusal> {
+    async fn exchange(&self, _: Ask<'_>) -> Result<Minted, Refusal> {
         let reply = {
             let mut replies = self.replies.lock().unwrap();
             match replies.len() {
@@ -107,15 +107,14 @@ impl Exchange for Script {
             Refuses(refusal) => return Err(refusal),
             Hangs => std::future::pending().await,
         };
+        let secret = match same {
+            true => "00Dxx!CANARY".to_owned(),
+            false => format!("00Dxx!CANARY{number}"),
+        };
+        let instance = Instance::parse("https://acme.my.salesforce.com").unwrap();
         Ok(Minted {
-            secret: match same {
-                true => "00Dxx!CANARY".into(),
-                false => format!("00Dxx!CANARY{number}").into(),
-            },
-            instance: Arc::new(Instance::parse("https://acme.my.salesforce.com").unwrap()),
             known_expiry: life.map(|life| self.clock.now() + life),
-            identity: None,
-            reaches_api: true,
+            ..Minted::new(secret.into(), Arc::new(instance))
         })
     }
 
@@ -136,33 +135,25 @@ struct Room {
     start: Instant,
 }
 
-struct Rules {
-    settings: TokenSettings,
-    budget: Budget,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self {
-            settings: TokenSettings {
-                lifetime: 90 * MINUTE,
-                refresh_wait: 10 * SECOND,
-                cool_down: 30 * SECOND,
-                max_waiters: 1000,
-                exchange_timeout: 30 * SECOND,
-                introspect: false,
-                keep_alive: false,
-            },
-            budget: Budget {
-                burst: 60,
-                per_minute: 4,
-            },
-        }
-    }
+fn rules() -> Rules {
+    let settings = TokenSettings {
+        lifetime: 90 * MINUTE,
+        refresh_wait: 10 * SECOND,
+        cool_down: 30 * SECOND,
+        max_waiters: 1000,
+        exchange_timeout: 30 * SECOND,
+        introspect: false,
+        keep_alive: false,
+    };
+    let budget = Budget {
+        burst: 60,
+        per_minute: 4,
+    };
+    Rules::new(settings, budget)
 }
 
 fn start<const N: usize>(replies: [Reply; N]) -> Room {
-    start_with(replies, Rules::default())
+    start_with(replies, rules())
 }
 
 fn start_with<const N: usize>(replies: [Reply; N], rules: Rules) -> Room {
@@ -183,7 +174,7 @@ fn start_with<const N: usize>(replies: [Reply; N], rules: Rules) -> Room {
     };
     let org = OrgName::new("acme");
     let metrics = Metrics::new().token(&org, script.grant_word());
-    let (tokens, keeper) = keeper(org, rules.settings, rules.budget, script, clock, metrics.clone());
+    let (tokens, keeper) = keeper(org, rules, script, clock, metrics.clone());
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run(stop.clone()));
@@ -548,7 +539,7 @@ async fn an_exchange_that_hangs_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn waiters_are_bounded_and_give_their_places_back() {
-    let mut rules = Rules::default();
+    let mut rules = rules();
     rules.settings.max_waiters = 3;
     let room = start_with([Hangs], rules);
     let mut calls = JoinSet::new();
@@ -613,7 +604,7 @@ async fn an_empty_budget_makes_renewals_wait_for_its_refill() {
                 burst: 2,
                 per_minute: 4,
             },
-            ..Rules::default()
+            ..rules()
         },
     );
     let first = room.first().await;
@@ -664,7 +655,7 @@ async fn an_empty_budget_does_not_take_a_token_away() {
             burst: 1,
             per_minute: 0,
         },
-        ..Rules::default()
+        ..rules()
     };
     let room = start_with([GrantsFor(10 * MINUTE)], rules);
     room.first().await;
@@ -798,7 +789,7 @@ async fn a_storm_of_refusals_never_overlaps_logins_nor_exceeds_the_budget() {
             burst: 5,
             per_minute: 4,
         },
-        ..Rules::default()
+        ..rules()
     };
     let room = start_with([Grants, outage(), Grants, Grants], rules);
     let mut calls = JoinSet::new();

@@ -2,7 +2,8 @@
 //!
 //! Owns: [`Record`] and its JSON, version [`VERSION`].
 //! Invariants: what is written is read back alike, times to the millisecond; a field that this version does not know is
-//! ignored, a *meaning* that it would miss needs a new version; `Debug` shows no secret; the text is wiped.
+//! ignored, a *meaning* that it would miss needs a new version; `Debug` shows no secret; the text is wiped
+//! (but for serde_json's scratch, which sees only strings with escapes; tokens have none).
 //! Units: milliseconds since 1970 in the text; earlier times become 1970.
 //! Fails with: [`Unreadable`], which quotes nothing.
 

@@ -768,6 +768,29 @@ async fn an_operation_that_nobody_waits_for_happens_whole_under_the_lock_and_in_
 }
 
 #[tokio::test]
+async fn what_was_begun_earlier_does_not_end_later() {
+    let room = Room::new();
+    let store = room.store();
+    let locked = store.lock(&key(), SECOND).await.unwrap();
+    let mut given_up = 0;
+    for round in 1..=30 {
+        for early in (1..=6).map(record) {
+            // Polled once: begun, or in the queue, and then given up, which is what is tested.
+            tokio::select! {
+                biased;
+                _ = locked.write(&early) => {}
+                () = std::future::ready(()) => given_up += 1,
+            }
+        }
+        locked.write(&record(1000 + round)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let seen = locked.read().await.unwrap().unwrap().serial;
+        assert_eq!(seen, 1000 + round, "an older write came after a newer one");
+    }
+    assert!(given_up > 100, "only {given_up} were given up");
+}
+
+#[tokio::test]
 async fn what_is_in_the_way_of_reading_is_told() {
     let room = Room::new();
     let store = room.store();

@@ -21,7 +21,7 @@ use sf_token_proxy::{
         surface::Surface,
         verdict::verdict,
     },
-    token::{Exchange, Expiry, Generation, Instance, Minted, Refusal, Token, Tokens, keeper},
+    token::{Exchange, Expiry, Generation, Instance, Minted, Refusal, Rules, Token, Tokens, exchange::Ask, keeper},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -92,14 +92,11 @@ fn sample_token() -> Token {
 struct Instant;
 
 impl Exchange for Instant {
-    async fn exchange(&self) -> Result<Minted, Refusal> {
-        Ok(Minted {
-            secret: SecretString::from("00Dxx0000001gER!AQcAQExample"),
-            instance: instance(),
-            known_expiry: None,
-            identity: None,
-            reaches_api: true,
-        })
+    async fn exchange(&self, _: Ask<'_>) -> Result<Minted, Refusal> {
+        Ok(Minted::new(
+            SecretString::from("00Dxx0000001gER!AQcAQExample"),
+            instance(),
+        ))
     }
 
     fn grant_word(&self) -> &'static str {
@@ -124,7 +121,7 @@ async fn renewing_tokens(stop: CancellationToken) -> Tokens {
     };
     let org = OrgName::new("main");
     let metrics = Metrics::new().token(&org, "bench");
-    let (tokens, keeper) = keeper(org, settings, budget, Instant, Clock::system(), metrics);
+    let (tokens, keeper) = keeper(org, Rules::new(settings, budget), Instant, Clock::system(), metrics);
     tokio::spawn(keeper.run(stop.clone()));
     let first = tokens.get().await.unwrap();
     let refusing = tokens.clone();

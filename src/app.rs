@@ -198,6 +198,7 @@ impl OrgRoom {
         let Shared {
             config, metrics, clock, ..
         } = shared;
+        metrics.user_tokens.with_label_values(&[name.as_str()]);
         let http = HttpExchange::new(org, shared.tls.clone(), &config.upstream.proxy, clock.clone())?;
         let kept = kept(name, org, http.clone(), &shared.store, metrics, None);
         let rules = token::Rules::new(org.token.clone(), org.budget);

@@ -117,6 +117,11 @@ impl Exchange for DataCloudExchange {
         }
     }
 
+    /// Two conversations, and two waits for stage one.
+    fn longest(&self, once: Duration) -> Duration {
+        4 * once
+    }
+
     fn grant_word(&self) -> &'static str {
         "data_cloud"
     }

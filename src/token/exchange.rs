@@ -46,6 +46,11 @@ pub trait Exchange: Send + Sync + 'static {
         true
     }
 
+    /// How long [`Self::exchange`] may take in all, where one conversation may take `once`.
+    fn longest(&self, once: Duration) -> Duration {
+        once
+    }
+
     /// Uses the token once, so that its session lives on; whether the org took it.
     fn keep_alive(&self, token: &Token) -> impl Future<Output = Touch> + Send {
         let _ = token;

@@ -219,8 +219,8 @@ impl<E: Exchange> Keeper<E> {
         self.now.next = None;
         self.shared.expect_keeper(None);
         self.tell();
-        // The exchange bounds itself, and its wait for the store; this holds also when it does not.
-        let limit = 2 * self.shared.settings.exchange_timeout + EXCHANGE_SLACK;
+        // The exchange bounds itself; this holds also when it does not.
+        let limit = self.exchange.longest(self.shared.settings.exchange_timeout) + EXCHANGE_SLACK;
         let ask = Ask {
             why,
             held: self.now.token.as_deref(),

@@ -388,6 +388,11 @@ impl Exchange for Kept {
         !matches!(self.http.grant(), Grant::RefreshToken(_) | Grant::TokenExchange(_))
     }
 
+    /// The wait for the lock, an introspection, the login.
+    fn longest(&self, once: Duration) -> Duration {
+        3 * once
+    }
+
     async fn keep_alive(&self, token: &Token) -> Touch {
         self.http.touch(&token.instance, token.secret()).await
     }

@@ -56,8 +56,11 @@ sf_token_proxy_request_duration_seconds histogram
 sf_token_proxy_requests_in_flight gauge
 sf_token_proxy_requests_total counter
 sf_token_proxy_retries_total counter
+sf_token_proxy_store_operations_total counter
+sf_token_proxy_store_up gauge
 sf_token_proxy_token_assumed_lifetime_seconds gauge
 sf_token_proxy_token_expiry_timestamp_seconds gauge
+sf_token_proxy_token_keep_alives_total counter
 sf_token_proxy_token_minted_timestamp_seconds gauge
 sf_token_proxy_token_past_expiry gauge
 sf_token_proxy_token_rejections_total counter
@@ -65,7 +68,9 @@ sf_token_proxy_token_request_duration_seconds histogram
 sf_token_proxy_token_requests_total counter
 sf_token_proxy_token_state gauge
 sf_token_proxy_token_waiters gauge
-sf_token_proxy_upstream_connections gauge"
+sf_token_proxy_tokens_adopted_total counter
+sf_token_proxy_upstream_connections gauge
+sf_token_proxy_user_tokens gauge"
         .lines()
         .collect();
     assert_eq!(found, expected);

@@ -2,11 +2,13 @@
 //!
 //! Owns: the harness. Invariants: every test has its own org, stopped and joined at its end.
 
+mod browser;
 mod bulk;
 mod calls;
 mod controls;
 mod data;
 mod logins;
+mod refresh;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -155,7 +155,7 @@ mod tests {
         );
         assert_eq!(root.attribute("b"), Some("1 & 2"));
         assert_eq!(root.text_at(&["y"]).as_deref(), Some("t < u"));
-        assert_eq!((root.start, root.children[0].start, root.children[1].end), (0, 30, 53));
+        assert_eq!((root.start, root.children[0].start, root.children[1].end), (0, 31, 53));
         for bad in [
             "",
             "x",

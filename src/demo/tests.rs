@@ -7,6 +7,8 @@ mod bulk;
 mod calls;
 mod controls;
 mod data;
+mod data_cloud;
+mod flows;
 mod logins;
 mod refresh;
 

@@ -11,6 +11,7 @@ mod data_cloud;
 mod flows;
 mod logins;
 mod refresh;
+mod saml;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

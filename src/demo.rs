@@ -8,7 +8,8 @@
 //! | `settings` `key` `certificate` `summary` | what kind of org, with which keys, and how to reach it |
 //! | `server` `connections` `tasks` | how connections live and end |
 //! | `front` | what happens to one request; read it first |
-//! | `grant` `session` `identity` | who is let in, for how long |
+//! | `grant` `approvals` `session` `identity` `page` | who is let in, for how long |
+//! | `a360` `tenant` | Data Cloud: its tokens, its host |
 //! | `rest` `bulk` `apex` `soql` `store` | what the API does |
 //! | `answer` `body` | how it is said |
 //! | `control` `control_api` `faults` `record` | how to make it misbehave, and what it saw |
@@ -17,8 +18,10 @@
 //! Invariants: when [`Org::stop`] or drop is done, nothing of the org is left; a panic of any of its tasks is raised again there.
 //! Fails with: [`StartError`].
 
+mod a360;
 mod answer;
 mod apex;
+mod approvals;
 mod body;
 mod bulk;
 mod certificate;
@@ -30,6 +33,7 @@ mod front;
 mod grant;
 mod identity;
 mod key;
+mod page;
 mod record;
 mod rest;
 mod server;
@@ -39,6 +43,7 @@ mod soql;
 mod store;
 mod summary;
 mod tasks;
+mod tenant;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -54,9 +59,11 @@ use std::{
 pub use control::Control;
 pub use faults::{ApiFault, Reply, TokenFault};
 pub use key::{KeyError, PublicKey, RsaKey};
-pub use record::{Recorded, Stats};
-pub use settings::{JwtClient, Latency, SecretClient, Settings, TokenFormat};
-pub use summary::{JwtSummary, SecretSummary, Summary};
+pub use record::{GrantCounts, Recorded, Stats};
+pub use settings::{
+    ExchangeApp, JwtClient, Latency, PasswordUser, SecretClient, Settings, Subject, TokenFormat, WebApp,
+};
+pub use summary::{ExchangeSummary, JwtSummary, PasswordSummary, SecretSummary, Summary, WebSummary};
 
 use server::Bound;
 use summary::Files;
@@ -94,7 +101,11 @@ impl Org {
             Bound::bind(Door::Instance, settings.port)?,
             Bound::bind(Door::Control, settings.control_port)?,
         ];
-        for (door, port) in [(Door::Login, settings.login_port), (Door::Second, settings.second_port)] {
+        for (door, port) in [
+            (Door::Login, settings.login_port),
+            (Door::Second, settings.second_port),
+            (Door::Tenant, settings.tenant_port),
+        ] {
             bound.extend(port.map(|port| Bound::bind(door, port)).transpose()?);
         }
         let tls = (!settings.plain_http).then_some(identity.server);
@@ -215,6 +226,7 @@ fn urls(bound: &[Bound], plain_http: bool) -> Urls {
     Urls {
         login: at(Door::Login).unwrap_or_else(|| base.clone()),
         second: at(Door::Second),
+        tenant: at(Door::Tenant),
         control: format!("http://127.0.0.1:{control}"),
         base,
     }

@@ -31,6 +31,11 @@ impl Control {
         self.0.urls.second.as_deref()
     }
 
+    /// Data Cloud's host, with its scheme, if the settings asked for one.
+    pub fn tenant_url(&self) -> Option<&str> {
+        self.0.urls.tenant.as_deref()
+    }
+
     /// The control API, plain HTTP.
     pub fn control_url(&self) -> &str {
         &self.0.urls.control
@@ -90,7 +95,59 @@ impl Control {
         self.0.advance(by);
     }
 
-    /// Switches, counters and recorded requests as at the start; sessions and rows stay.
+    /// Revokes all refresh tokens and the access tokens made from them; says how many refresh tokens lived.
+    pub fn revoke_refresh_tokens(&self) -> usize {
+        let mut grants = self.0.grants();
+        let living = grants.approvals.living();
+        for id in &living {
+            grants.approvals.revoke(*id);
+            self.0.sessions().end_approval(*id);
+        }
+        living.len()
+    }
+
+    /// Spends all refresh tokens, as if somebody else had refreshed with rotation and kept the new ones; says how many.
+    pub fn spend_refresh_tokens(&self) -> usize {
+        let mut grants = self.0.grants();
+        let living = grants.approvals.living();
+        living
+            .iter()
+            .filter(|id| grants.approvals.rotate(**id).is_some())
+            .count()
+    }
+
+    /// Rotation of refresh tokens for all apps, whatever their settings say.
+    pub fn set_rotation(&self, on: bool) {
+        self.0.faults().rotation = Some(on);
+    }
+
+    /// Whether the org allows the username-password flow.
+    pub fn password_flow(&self, on: bool) {
+        self.0.faults().password_flow = on;
+    }
+
+    /// The next `count` token calls that are granted end without an answer: the org has done them, the caller never knows.
+    pub fn lose_token_answers(&self, count: u32) {
+        self.0.faults().lost_answers = count;
+    }
+
+    /// Ends all Data Cloud tokens; says how many lived. Core sessions stay.
+    pub fn expire_dc(&self) -> usize {
+        self.0.dc_tokens().expire_all(self.0.now())
+    }
+
+    /// A person's answer at `/setup/connect`; says whether a device waited for it.
+    pub fn approve_device(&self, user_code: &str, allow: bool) -> bool {
+        self.0.grants().devices.decide(user_code, allow, self.0.now())
+    }
+
+    /// Registers one more callback for a web app; for callers whose port is known only when they run.
+    pub fn register_callback(&self, client_id: &str, uri: &str) {
+        let callback = (client_id.to_owned(), uri.to_owned());
+        self.0.grants().callbacks.push(callback);
+    }
+
+    /// Switches, counters and recorded requests as at the start; sessions, refresh tokens, callbacks and rows stay.
     pub fn reset(&self) {
         *self.0.faults() = Faults::new(&self.0.settings);
         self.0.counters.reset();

@@ -21,7 +21,7 @@ use super::{
     world::World,
 };
 
-const CALLS: [&str; 13] = [
+const CALLS: [&str; 21] = [
     "POST /control/revoke",
     "POST /control/token {fail, status, error, error_description | body, content_type; hang_ms}",
     "POST /control/api {fail, status, body, content_type, headers, path_prefix}",
@@ -32,6 +32,14 @@ const CALLS: [&str; 13] = [
     "POST /control/remint {same}",
     "POST /control/move {to_second}",
     "POST /control/clock {advance_s}",
+    "POST /control/revoke_refresh_tokens",
+    "POST /control/spend_refresh_tokens",
+    "POST /control/rotation {on}",
+    "POST /control/password_flow {on}",
+    "POST /control/lose_token_answers {count}",
+    "POST /control/expire_dc",
+    "POST /control/approve_device {user_code, allow}",
+    "POST /control/callback {client_id, uri}",
     "POST /control/reset",
     "GET /control/stats",
     "GET /control/requests?last=N",
@@ -78,6 +86,12 @@ struct Small {
     same: Option<bool>,
     to_second: Option<bool>,
     advance_s: f64,
+    on: Option<bool>,
+    count: Option<u32>,
+    allow: Option<bool>,
+    user_code: String,
+    client_id: String,
+    uri: String,
 }
 
 fn one() -> i64 {
@@ -133,6 +147,14 @@ fn answer(
             return Ok(Some(requests.iter().map(super::record::Recorded::to_json).collect()));
         }
         ("POST", "revoke") => return Ok(Some(json!({"revoked": control.revoke()}))),
+        ("POST", "revoke_refresh_tokens") => return Ok(Some(json!({"revoked": control.revoke_refresh_tokens()}))),
+        ("POST", "spend_refresh_tokens") => return Ok(Some(json!({"spent": control.spend_refresh_tokens()}))),
+        ("POST", "expire_dc") => return Ok(Some(json!({"expired": control.expire_dc()}))),
+        ("POST", "approve_device") => {
+            let Small { user_code, allow, .. } = small()?;
+            let waited = control.approve_device(&user_code, allow.unwrap_or(true));
+            return Ok(Some(json!({"waited": waited})));
+        }
         ("POST", "cut") => return Ok(Some(json!({"cut": control.cut(small()?.idle_only)}))),
         ("POST", "token") => control.fail_token(token_fault(serde_json::from_slice(body)?)),
         ("POST", "api") => control.fail_api(api_fault(serde_json::from_slice(body)?)),
@@ -151,6 +173,13 @@ fn answer(
         ("POST", "remint") => control.remint(small()?.same.unwrap_or(true)),
         ("POST", "move") => control.move_instance(small()?.to_second.unwrap_or(true)),
         ("POST", "clock") => control.advance(Duration::try_from_secs_f64(small()?.advance_s).unwrap_or_default()),
+        ("POST", "rotation") => control.set_rotation(small()?.on.unwrap_or(true)),
+        ("POST", "password_flow") => control.password_flow(small()?.on.unwrap_or(true)),
+        ("POST", "lose_token_answers") => control.lose_token_answers(small()?.count.unwrap_or(1)),
+        ("POST", "callback") => {
+            let Small { client_id, uri, .. } = small()?;
+            control.register_callback(&client_id, &uri);
+        }
         ("POST", "reset") => control.reset(),
         _ => return Ok(None),
     }

@@ -43,6 +43,11 @@ pub(crate) struct Faults {
     pub(crate) api_down: bool,
     pub(crate) approved: bool,
     pub(crate) same_on_remint: bool,
+    /// Rotation of refresh tokens for all apps, whatever their settings say.
+    pub(crate) rotation: Option<bool>,
+    pub(crate) password_flow: bool,
+    /// So many granted token calls end without their answer.
+    pub(crate) lost_answers: u32,
     /// The org lives on its second instance.
     pub(crate) moved: bool,
 }
@@ -74,6 +79,9 @@ impl Faults {
             api_down: false,
             approved: true,
             same_on_remint: settings.same_token_on_remint,
+            rotation: None,
+            password_flow: true,
+            lost_answers: 0,
             moved: false,
         }
     }
@@ -86,6 +94,13 @@ impl Faults {
             self.token = None;
         }
         Some(due)
+    }
+
+    /// Whether the answer to a token call that was granted is to be lost.
+    pub(crate) fn loses_answer(&mut self) -> bool {
+        let lost = self.lost_answers > 0;
+        self.lost_answers = self.lost_answers.saturating_sub(1);
+        lost
     }
 
     /// The answer scripted for this API call, if one is due.

@@ -16,14 +16,17 @@ use hyper::{
 };
 
 use super::{
+    a360,
     answer::{Answer, Said, Wish},
     apex,
     body::{OrgBody, Upload, UploadError},
     connections::Connection,
     faults::Reply,
-    grant, identity,
+    grant::TokenRequest,
+    identity,
     rest::{self, Call, small},
-    world::World,
+    tenant,
+    world::{Door, World},
 };
 
 /// End the connection; say nothing.
@@ -32,6 +35,7 @@ use super::{
 pub(crate) struct Cut;
 
 const TOKEN_PATH: &str = "/services/oauth2/token";
+const DATA_CLOUD_TOKEN_PATH: &str = "/services/a360/token";
 const MAX_TARGET: usize = 16_384;
 
 pub(crate) async fn serve(
@@ -40,17 +44,27 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<OrgBody>, Cut> {
     let busy = connection.busy();
-    let known =
-        identity::bearer(request.headers()).is_some_and(|token| world.sessions().peek(token, world.now()).is_some());
+    let at_tenant = connection.door == Door::Tenant;
+    let known = identity::bearer(request.headers()).is_some_and(|token| {
+        if at_tenant {
+            a360::living(&world, token).is_some()
+        } else {
+            world.sessions().peek(token, world.now()).is_some()
+        }
+    });
     let path = clean(request.uri().path());
     let seen = match path.as_str() {
-        TOKEN_PATH => None,
+        TOKEN_PATH if !at_tenant => None,
         _ => world.recorder.note(&request, known),
     };
     let (parts, incoming) = request.into_parts();
     let mut upload = Upload::new(incoming, seen);
-    let answer = if path == TOKEN_PATH {
+    let answer = if at_tenant {
+        tenant_call(&world, &path, &parts, &mut upload).await
+    } else if path == TOKEN_PATH {
         token(&world, &parts, &mut upload).await
+    } else if path == DATA_CLOUD_TOKEN_PATH {
+        data_cloud_token(&world, &connection, &parts, &mut upload).await
     } else if let Some(answer) = other_identity(&world, &path, &parts, &mut upload).await {
         answer
     } else {
@@ -83,6 +97,12 @@ async fn token(world: &World, parts: &Parts, upload: &mut Upload) -> Result<Answ
     }
     let _counted = world.counters.token_call();
     let body = upload.all(&parts.headers).await.map_err(|_| Cut)?;
+    let request = TokenRequest::read(&parts.method, host(parts), &body);
+    world.counters.asked_for(request.grant());
+    let _claim = match request.claim(world) {
+        Ok(claim) => claim,
+        Err(refusal) => return Ok(refusal),
+    };
     let (fault, latency) = {
         let mut faults = world.faults();
         (faults.next_token(), faults.latency.token)
@@ -91,12 +111,66 @@ async fn token(world: &World, parts: &Parts, upload: &mut Upload) -> Result<Answ
     tokio::time::sleep(latency + hang).await;
     let answer = match fault.and_then(|fault| fault.reply) {
         Some(reply) => scripted(reply),
-        None => grant::answer(world, &parts.method, &host(parts), &body),
+        None => request.answer(world),
     };
     if answer.status == 200 {
         world.counters.token_ok.fetch_add(1, Relaxed);
+        if world.faults().loses_answer() {
+            return Err(Cut);
+        }
     }
     Ok(answer)
+}
+
+/// The exchange for Data Cloud: a token call to clients, an API call to the org's switches.
+async fn data_cloud_token(
+    world: &World,
+    connection: &Connection,
+    parts: &Parts,
+    upload: &mut Upload,
+) -> Result<Answer, Cut> {
+    let body = upload.all(&parts.headers).await.map_err(|_| Cut)?;
+    if let Some(scripted) = misbehave(world, DATA_CLOUD_TOKEN_PATH).await? {
+        return Ok(scripted);
+    }
+    let answer = if connection.door == world.home() {
+        a360::answer(world, &parts.method, &body)
+    } else {
+        None
+    };
+    Ok(answer.unwrap_or_else(no_such_url))
+}
+
+/// A call at the Data Cloud host.
+async fn tenant_call(world: &World, path: &str, parts: &Parts, upload: &mut Upload) -> Result<Answer, Cut> {
+    world.counters.tenant_requests.fetch_add(1, Relaxed);
+    let body = upload.all(&parts.headers).await.map_err(|_| Cut)?;
+    let answer = match misbehave(world, path).await? {
+        Some(scripted) => scripted,
+        None => {
+            let query = parts.uri.query().unwrap_or("");
+            tenant::answer(world, &parts.method, path, query, &parts.headers, &body)
+        }
+    };
+    if answer.status == 401 {
+        world.counters.tenant_401.fetch_add(1, Relaxed);
+    }
+    Ok(answer)
+}
+
+/// What the switches for API calls say: a cut, the latency, a scripted answer.
+async fn misbehave(world: &World, path: &str) -> Result<Option<Answer>, Cut> {
+    let (down, reply, latency) = {
+        let mut faults = world.faults();
+        let down = faults.api_down;
+        let reply = if down { None } else { faults.next_api(path) };
+        (down, reply, faults.latency.api)
+    };
+    if down {
+        return Err(Cut);
+    }
+    tokio::time::sleep(latency).await;
+    Ok(reply.map(scripted))
 }
 
 /// The headers, with HTTP/2's authority as `host`.
@@ -113,7 +187,7 @@ fn host(parts: &Parts) -> HeaderMap {
 }
 
 async fn other_identity(world: &World, path: &str, parts: &Parts, upload: &mut Upload) -> Option<Result<Answer, Cut>> {
-    let ours = ["/services/oauth2/", "/id/", "/.well-known/"];
+    let ours = ["/services/oauth2/", "/id/", "/.well-known/", "/setup/connect"];
     if !ours.iter().any(|prefix| path.starts_with(prefix)) {
         return None;
     }
@@ -133,21 +207,8 @@ async fn api(
     upload: &mut Upload,
 ) -> Result<Answer, Cut> {
     world.counters.api_requests.fetch_add(1, Relaxed);
-    let (down, reply, latency) = {
-        let mut faults = world.faults();
-        let down = faults.api_down;
-        (
-            down,
-            if down { None } else { faults.next_api(path) },
-            faults.latency.api,
-        )
-    };
-    if down {
-        return Err(Cut);
-    }
-    tokio::time::sleep(latency).await;
-    let refusal = match reply {
-        Some(reply) => Some(scripted(reply)),
+    let refusal = match misbehave(world, path).await? {
+        Some(scripted) => Some(scripted),
         None => refused(world, connection, path, parts),
     };
     let answer = match refusal {
@@ -196,8 +257,7 @@ fn refused(world: &World, connection: &Connection, path: &str, parts: &Parts) ->
         return None;
     }
     if !path.starts_with("/services/data/") && !path.starts_with("/services/apexrest/") {
-        let page = "<html><head><title>URL No Longer Exists</title></head><body>URL No Longer Exists</body></html>";
-        return Some(Answer::text(404, "text/html;charset=UTF-8", page));
+        return Some(no_such_url());
     }
     // Whether a call without the header is told the same as one with a dead session is not confirmed (SF §11).
     let Some(header) = parts.headers.get("authorization") else {
@@ -232,6 +292,11 @@ async fn work(world: &Arc<World>, path: &str, parts: &Parts, upload: &mut Upload
         Ok(call) => rest::answer(world, &call),
         Err(refusal) => refusal,
     })
+}
+
+fn no_such_url() -> Answer {
+    let page = "<html><head><title>URL No Longer Exists</title></head><body>URL No Longer Exists</body></html>";
+    Answer::text(404, "text/html;charset=UTF-8", page)
 }
 
 fn is_version_list(path: &str) -> bool {

@@ -1,4 +1,4 @@
-//! The siblings of the token endpoint: revoke, introspect, userinfo, identity, discovery.
+//! The siblings of the token endpoint: revoke, introspect, userinfo, identity, keys, discovery, and the way to the two pages.
 //!
 //! Owns: nothing. Invariants: a bad token is 403 with the text `Bad_OAuth_Token`, not 401; asking here is no use of the session.
 //! Units: introspection's times are seconds since 1970. Fails with: an [`Answer`].
@@ -6,13 +6,16 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::signature::KeyPair as _;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hyper::{HeaderMap, Method};
-use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::{
     answer::Answer,
-    grant::{client_pair, field},
+    approvals::Standing,
+    grant::{Form, authorize, client, device, field, mint::KEY_ID},
+    key::rsa_numbers,
     session::Session,
     store::user_id,
     world::{ORG_ID, World},
@@ -39,6 +42,9 @@ pub(crate) fn answer(
         }
         "/services/oauth2/introspect" if method == Method::POST => introspect(world, headers, &parse(body)),
         "/services/oauth2/introspect" => Answer::oauth_error("invalid_request", "must use HTTP POST"),
+        "/services/oauth2/authorize" => authorize::answer(world, method, query, body),
+        "/setup/connect" => device::connect(world, method, query, body),
+        "/id/keys" => keys(world),
         "/services/oauth2/userinfo" => document(world, headers, None),
         "/.well-known/openid-configuration" => discovery(world),
         _ => {
@@ -50,46 +56,84 @@ pub(crate) fn answer(
 }
 
 fn revoke(world: &World, token: Option<&str>) -> Answer {
-    match token {
-        None => Answer::oauth_error("invalid_request", "missing required parameter: token"),
-        Some(token) if world.sessions().revoke(token, world.now()) => Answer::empty(200),
-        Some(_) => Answer::oauth_error("invalid_token", "invalid token"),
+    let Some(token) = token else {
+        return Answer::oauth_error("invalid_request", "missing required parameter: token");
+    };
+    let mut grants = world.grants();
+    // A spent one is not known any more; that asking for this is no misuse is not confirmed.
+    let known = match grants.approvals.standing(token) {
+        Standing::Living(id) => {
+            world.sessions().end_approval(id);
+            grants.approvals.revoke(id)
+        }
+        _ => world.sessions().revoke(token, world.now()),
+    };
+    if known {
+        Answer::empty(200)
+    } else {
+        Answer::oauth_error("invalid_token", "invalid token")
     }
 }
 
-fn introspect(world: &World, headers: &HeaderMap, form: &Vec<(String, String)>) -> Answer {
-    let (client_id, secret) = match client_pair(headers, form) {
+fn introspect(world: &World, headers: &HeaderMap, form: &Form) -> Answer {
+    let (client_id, secret) = match client::pair(headers, form) {
         Ok(pair) => pair,
         Err(refusal) => return refusal,
     };
-    let known = |client: &&super::settings::SecretClient| {
-        client.client_id == client_id && client.secret.expose_secret() == secret
-    };
-    if world.settings.secret_clients.iter().find(known).is_none() {
-        return Answer::oauth_error("invalid_client", "invalid client credentials");
+    if !client::has_secret(&world.settings, &client_id, &secret) {
+        return client::wrong();
     }
-    let now = world.now();
+    // An app sees its own tokens only. The hint is only a hint: not confirmed.
+    let token = field(form, "token").unwrap_or("");
+    let found = access_token(world, token, &client_id).or_else(|| refresh_token(world, token, &client_id));
+    Answer::json(200, found.unwrap_or_else(|| json!({"active": false})))
+}
+
+fn access_token(world: &World, token: &str, client_id: &str) -> Option<Value> {
     let sessions = world.sessions();
-    let session = field(form, "token").and_then(|token| sessions.peek(token, now));
-    // An app sees its own tokens only.
-    let Some(session) = session.filter(|s| s.client_id == client_id) else {
-        return Answer::json(200, json!({"active": false}));
-    };
+    let session = sessions.peek(token, world.now())?;
+    // Valid tokens of the password flow are inactive here (SF §3.5).
+    if session.client_id != client_id || session.password {
+        return None;
+    }
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Answer::json(
-        200,
-        json!({
-            "active": true,
-            "scope": session.scope,
-            "client_id": session.client_id,
-            "username": session.username,
-            "sub": identity_url(world, &session.username),
-            "token_type": "access_token",
-            "exp": seconds(session.expires),
-            "iat": seconds(session.issued),
-            "nbf": seconds(session.issued),
-        }),
-    )
+    Some(json!({
+        "active": true,
+        "scope": session.scope,
+        "client_id": session.client_id,
+        "username": session.username,
+        "sub": identity_url(world, &session.username),
+        "token_type": "access_token",
+        "exp": seconds(session.expires),
+        "iat": seconds(session.issued),
+        "nbf": seconds(session.issued),
+    }))
+}
+
+/// Without times: a refresh token here has no end (which fields real ones have is not confirmed). Asking about a spent one presents nothing.
+fn refresh_token(world: &World, token: &str, client_id: &str) -> Option<Value> {
+    let grants = world.grants();
+    let Standing::Living(id) = grants.approvals.standing(token) else {
+        return None;
+    };
+    let approval = grants.approvals.get(id).filter(|a| a.client_id == client_id)?;
+    Some(json!({
+        "active": true,
+        "scope": approval.scopes.join(" "),
+        "client_id": approval.client_id,
+        "username": approval.username,
+        "sub": identity_url(world, &approval.username),
+        "token_type": "refresh_token",
+    }))
+}
+
+/// The public half of the org's key, as a JWKS.
+fn keys(world: &World) -> Answer {
+    let (modulus, exponent) = rsa_numbers(world.org_key().public_key().as_ref());
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let key =
+        json!({"kty": "RSA", "use": "sig", "alg": "RS256", "kid": KEY_ID, "n": part(modulus), "e": part(exponent)});
+    Answer::json(200, json!({"keys": [key]}))
 }
 
 /// Userinfo, or the identity document of `ids` (`ORG/USER`).

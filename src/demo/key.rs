@@ -95,6 +95,14 @@ impl fmt::Debug for PublicKey {
     }
 }
 
+/// Modulus and exponent of a PKCS#1 public key: SEQUENCE { INTEGER n, INTEGER e }.
+pub(crate) fn rsa_numbers(der: &[u8]) -> (&[u8], &[u8]) {
+    let (numbers, _) = der_value(der);
+    let (modulus, rest) = der_value(numbers);
+    // A leading zero says that the number is positive.
+    (modulus.strip_prefix(&[0]).unwrap_or(modulus), der_value(rest).0)
+}
+
 /// The content of the first DER element and what follows it.
 fn der_value(bytes: &[u8]) -> (&[u8], &[u8]) {
     let first = usize::from(bytes[1]);

@@ -27,7 +27,55 @@ pub struct Stats {
     pub connections: u64,
     pub open_connections: u64,
     pub live_sessions: u64,
+    /// Token requests by `grant_type`, however they ended.
+    pub by_grant: GrantCounts,
+    /// Logins that counted against a user's rate.
+    pub logins: u64,
+    /// Refresh tokens presented after they had been rotated out; a good client never does.
+    pub spent_refresh_presented: u64,
+    /// Refreshes refused because one with the same refresh token was being answered.
+    pub refused_parallel_refreshes: u64,
+    /// Calls for Data Cloud tokens, and those that were granted.
+    pub a360_requests: u64,
+    pub a360_exchanges: u64,
+    /// Requests at the Data Cloud host, and those it answered with 401.
+    pub tenant_requests: u64,
+    pub tenant_401: u64,
 }
+
+/// Token requests by the grant they asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GrantCounts {
+    pub jwt_bearer: u64,
+    pub saml_bearer: u64,
+    pub client_credentials: u64,
+    pub authorization_code: u64,
+    pub refresh_token: u64,
+    pub password: u64,
+    /// Starts of the device flow.
+    pub device_code: u64,
+    /// Polls of the device flow.
+    pub device: u64,
+    pub token_exchange: u64,
+    pub other: u64,
+}
+
+/// What a token request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grant {
+    JwtBearer,
+    SamlBearer,
+    ClientCredentials,
+    AuthorizationCode,
+    RefreshToken,
+    Password,
+    DeviceCode,
+    Device,
+    TokenExchange,
+    Other,
+}
+
+const GRANTS: usize = Grant::Other as usize + 1;
 
 /// One request as it arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +101,14 @@ pub(crate) struct Counters {
     pub(crate) api_requests: AtomicU64,
     pub(crate) api_401: AtomicU64,
     pub(crate) connections: AtomicU64,
+    by_grant: [AtomicU64; GRANTS],
+    pub(crate) logins: AtomicU64,
+    pub(crate) spent_refresh: AtomicU64,
+    pub(crate) refused_parallel: AtomicU64,
+    pub(crate) a360_requests: AtomicU64,
+    pub(crate) a360_exchanges: AtomicU64,
+    pub(crate) tenant_requests: AtomicU64,
+    pub(crate) tenant_401: AtomicU64,
     /// For `Sforce-Limit-Info`; not reset.
     pub(crate) api_usage: AtomicU64,
 }
@@ -87,6 +143,26 @@ impl Counters {
         TokenCall(self)
     }
 
+    pub(crate) fn asked_for(&self, grant: Grant) {
+        self.by_grant[grant as usize].fetch_add(1, Relaxed);
+    }
+
+    fn grant_counts(&self) -> GrantCounts {
+        let of = |grant: Grant| self.by_grant[grant as usize].load(Relaxed);
+        GrantCounts {
+            jwt_bearer: of(Grant::JwtBearer),
+            saml_bearer: of(Grant::SamlBearer),
+            client_credentials: of(Grant::ClientCredentials),
+            authorization_code: of(Grant::AuthorizationCode),
+            refresh_token: of(Grant::RefreshToken),
+            password: of(Grant::Password),
+            device_code: of(Grant::DeviceCode),
+            device: of(Grant::Device),
+            token_exchange: of(Grant::TokenExchange),
+            other: of(Grant::Other),
+        }
+    }
+
     pub(crate) fn stats(&self, open_connections: usize, live_sessions: usize) -> Stats {
         Stats {
             token_requests: self.token_requests.load(Relaxed),
@@ -97,6 +173,14 @@ impl Counters {
             connections: self.connections.load(Relaxed),
             open_connections: open_connections as u64,
             live_sessions: live_sessions as u64,
+            by_grant: self.grant_counts(),
+            logins: self.logins.load(Relaxed),
+            spent_refresh_presented: self.spent_refresh.load(Relaxed),
+            refused_parallel_refreshes: self.refused_parallel.load(Relaxed),
+            a360_requests: self.a360_requests.load(Relaxed),
+            a360_exchanges: self.a360_exchanges.load(Relaxed),
+            tenant_requests: self.tenant_requests.load(Relaxed),
+            tenant_401: self.tenant_401.load(Relaxed),
         }
     }
 
@@ -108,7 +192,17 @@ impl Counters {
             &self.api_requests,
             &self.api_401,
             &self.connections,
-        ] {
+            &self.logins,
+            &self.spent_refresh,
+            &self.refused_parallel,
+            &self.a360_requests,
+            &self.a360_exchanges,
+            &self.tenant_requests,
+            &self.tenant_401,
+        ]
+        .into_iter()
+        .chain(&self.by_grant)
+        {
             counter.store(0, Relaxed);
         }
     }
@@ -211,6 +305,31 @@ impl Stats {
             "connections": self.connections,
             "open_connections": self.open_connections,
             "live_sessions": self.live_sessions,
+            "by_grant": self.by_grant.to_json(),
+            "logins": self.logins,
+            "spent_refresh_presented": self.spent_refresh_presented,
+            "refused_parallel_refreshes": self.refused_parallel_refreshes,
+            "a360_requests": self.a360_requests,
+            "a360_exchanges": self.a360_exchanges,
+            "tenant_requests": self.tenant_requests,
+            "tenant_401": self.tenant_401,
+        })
+    }
+}
+
+impl GrantCounts {
+    fn to_json(self) -> Value {
+        json!({
+            "jwt_bearer": self.jwt_bearer,
+            "saml_bearer": self.saml_bearer,
+            "client_credentials": self.client_credentials,
+            "authorization_code": self.authorization_code,
+            "refresh_token": self.refresh_token,
+            "password": self.password,
+            "device_code": self.device_code,
+            "device": self.device,
+            "token_exchange": self.token_exchange,
+            "other": self.other,
         })
     }
 }

@@ -86,6 +86,7 @@ fn is_down(world: &World, door: Door) -> bool {
     let login_is_here = match door {
         Door::Login => true,
         Door::Instance | Door::Second => world.settings.login_port.is_none(),
+        Door::Tenant => false,
         Door::Control => return false,
     };
     let api_is_here = door != Door::Login;

@@ -20,6 +20,12 @@ pub(crate) struct Session {
     pub(crate) scope: String,
     pub(crate) issued: SystemTime,
     pub(crate) expires: SystemTime,
+    /// The approval (refresh token) it was made from, and ends with.
+    pub(crate) approval: Option<u64>,
+    /// Made by the username-password flow.
+    pub(crate) password: bool,
+    /// Has been exchanged for a Data Cloud token.
+    pub(crate) exchanged: bool,
     sliding: Option<Duration>,
 }
 
@@ -56,17 +62,15 @@ impl Sessions {
         Ok(())
     }
 
-    /// The living opaque session of this user and app, if minting again gives it again.
-    pub(crate) fn again(&mut self, client_id: &str, username: &str, policy: Policy, now: SystemTime) -> Option<String> {
+    /// The living opaque session like this one (user, app, scopes, approval), if minting again gives it again.
+    pub(crate) fn again(&mut self, like: &Session, policy: Policy, now: SystemTime) -> Option<String> {
         if !policy.same_token {
             return None;
         }
-        let (token, session) = self.by_token.iter_mut().find(|(_, session)| {
-            session.client_id == client_id
-                && session.username == username
-                && session.sliding.is_some()
-                && now < session.expires
-        })?;
+        let (token, session) = self
+            .by_token
+            .iter_mut()
+            .find(|(_, session)| session.is_like(like) && now < session.expires)?;
         if policy.remint_extends {
             session.expires = now + policy.timeout;
         }
@@ -109,6 +113,20 @@ impl Sessions {
         living
     }
 
+    /// Ends what was made from an approval.
+    pub(crate) fn end_approval(&mut self, approval: u64) {
+        self.by_token.retain(|_, session| session.approval != Some(approval));
+    }
+
+    /// Marks the token as exchanged for a Data Cloud token; says whether it had been before. No use of the session: whether an exchange
+    /// is one is not confirmed (SF §9.1), so the idle timer runs on.
+    pub(crate) fn exchange(&mut self, token: &str) -> bool {
+        match self.by_token.get_mut(token) {
+            Some(session) => std::mem::replace(&mut session.exchanged, true),
+            None => false,
+        }
+    }
+
     pub(crate) fn living(&self, now: SystemTime) -> usize {
         self.by_token.values().filter(|s| now < s.expires).count()
     }
@@ -133,8 +151,28 @@ impl Session {
             scope: scope.to_owned(),
             issued: now,
             expires: now + life,
+            approval: None,
+            password: false,
+            exchanged: false,
             sliding,
         }
+    }
+
+    /// In JWT format: a fixed life.
+    pub(crate) fn is_jwt(&self) -> bool {
+        self.sliding.is_none()
+    }
+
+    /// Whether a mint that asks for `other` is given this one. A password session that has been exchanged for Data Cloud is not given again:
+    /// a new login is what makes the next exchange possible (SF §9.3).
+    fn is_like(&self, other: &Self) -> bool {
+        let same_app = self.client_id == other.client_id && self.username == other.username;
+        let same_kind = self.approval == other.approval && self.password == other.password;
+        same_app
+            && same_kind
+            && self.scope == other.scope
+            && self.sliding.is_some()
+            && !(self.password && self.exchanged)
     }
 }
 
@@ -199,18 +237,26 @@ mod tests {
             same_token: true,
             remint_extends: false,
         };
-        assert_eq!(sessions.again("app", "user", policy, start).as_deref(), Some("t"));
-        assert_eq!(sessions.again("app", "other", policy, start), None);
-        assert_eq!(sessions.again("app", "user", policy, start + TIMEOUT), None);
+        let like = |user: &str, scope: &str| Session::new("app", user, scope, start, TIMEOUT, TokenFormat::Opaque);
+        let same = like("user", "api");
+        assert_eq!(sessions.again(&same, policy, start).as_deref(), Some("t"));
+        assert_eq!(sessions.again(&like("other", "api"), policy, start), None);
+        assert_eq!(sessions.again(&like("user", "api id"), policy, start), None);
+        let of_approval = Session {
+            approval: Some(1),
+            ..same.clone()
+        };
+        assert_eq!(sessions.again(&of_approval, policy, start), None);
+        assert_eq!(sessions.again(&same, policy, start + TIMEOUT), None);
         policy.same_token = false;
-        assert_eq!(sessions.again("app", "user", policy, start), None);
+        assert_eq!(sessions.again(&same, policy, start), None);
         assert_eq!(sessions.peek("t", start).unwrap().expires, start + TIMEOUT);
         policy = Policy {
             same_token: true,
             remint_extends: true,
             ..policy
         };
-        sessions.again("app", "user", policy, start + 5 * MINUTE);
+        sessions.again(&same, policy, start + 5 * MINUTE);
         assert_eq!(sessions.peek("t", start).unwrap().expires, start + 35 * MINUTE);
     }
 

@@ -54,7 +54,23 @@ pub struct Settings {
     pub audiences: Vec<String>,
     pub jwt_clients: Vec<JwtClient>,
     pub secret_clients: Vec<SecretClient>,
-    /// The private key of the first JWT client, kept to be written for the user.
+    pub web_apps: Vec<WebApp>,
+    pub password_users: Vec<PasswordUser>,
+    pub exchange_apps: Vec<ExchangeApp>,
+    /// What a device has to wait between two polls, until it is told to slow down (SF §1.4.6).
+    pub device_interval: Duration,
+    /// Data Cloud's own host; `None`: an org without Data Cloud.
+    pub tenant_port: Option<u16>,
+    /// Whether a Data Cloud token names its host with `https://`; current answers do not (SF §5.4). With `plain_http` always.
+    pub tenant_with_scheme: bool,
+    /// The life of a Data Cloud token; 7193 and 7130 have been seen (SF §5.4).
+    pub dc_token_life: Duration,
+    /// Whether Data Cloud tokens outlive the core session they were made from. Not confirmed; a JWT that nobody asks about does.
+    pub dc_outlives_core: bool,
+    pub dataspaces: Vec<String>,
+    /// Rows in one answer of `/api/v2/query`; few, so that paging is practised.
+    pub tenant_page: usize,
+    /// The private key of the first JWT client and of the web app with a key, kept to be written for the user.
     pub practice_key: Option<RsaKey>,
     pub clock: Clock,
 }
@@ -96,6 +112,63 @@ pub struct SecretClient {
     pub scopes: Vec<String>,
 }
 
+/// An app that people approve in a browser: web server flow, refresh tokens, device flow (SF §1.4.3, §1.4.4, §1.4.6).
+#[derive(Debug, Clone)]
+pub struct WebApp {
+    pub client_id: String,
+    /// `None`: no secret exists.
+    pub secret: Option<SecretString>,
+    /// "Require Secret for Web Server Flow".
+    pub require_secret_for_web: bool,
+    /// "Require Secret for Refresh Token Flow".
+    pub require_secret_for_refresh: bool,
+    /// For `private_key_jwt`.
+    pub key: Option<PublicKey>,
+    /// Compared as strings.
+    pub callbacks: Vec<String>,
+    pub scopes: Vec<String>,
+    pub require_pkce: bool,
+    /// "Enable Refresh Token Rotation".
+    pub rotation: bool,
+    pub device_flow: bool,
+    /// Who is logged in on the consent page.
+    pub username: String,
+}
+
+/// A user and the app allowed to log in with the user's password (SF §1.4.5).
+#[derive(Debug, Clone)]
+pub struct PasswordUser {
+    pub username: String,
+    pub password: SecretString,
+    /// To be appended to the password; empty: the caller's address is trusted.
+    pub security_token: SecretString,
+    pub client_id: String,
+    pub secret: SecretString,
+    pub scopes: Vec<String>,
+}
+
+/// An app with the token exchange flow (SF §1.4.7).
+#[derive(Debug, Clone)]
+pub struct ExchangeApp {
+    pub client_id: String,
+    pub secret: Option<SecretString>,
+    pub subjects: Vec<Subject>,
+    pub scopes: Vec<String>,
+    /// The Apex class that reads the subject tokens; a request may name it, and no other.
+    pub handler: String,
+}
+
+/// A token of somebody else's identity provider, and whom the org takes it for.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    pub token: SecretString,
+    /// The last part of the URN: `access_token`, `refresh_token`, `id_token`, `saml2`, `jwt`.
+    pub kind: String,
+    pub username: String,
+    /// Refused the second time.
+    pub single_use: bool,
+}
+
 impl Default for Settings {
     /// An org without apps.
     fn default() -> Self {
@@ -125,6 +198,16 @@ impl Default for Settings {
             ],
             jwt_clients: Vec::new(),
             secret_clients: Vec::new(),
+            web_apps: Vec::new(),
+            password_users: Vec::new(),
+            exchange_apps: Vec::new(),
+            device_interval: Duration::from_secs(5),
+            tenant_port: None,
+            tenant_with_scheme: false,
+            dc_token_life: Duration::from_secs(7_193),
+            dc_outlives_core: true,
+            dataspaces: vec!["default".into(), "sales".into()],
+            tenant_page: 10,
             practice_key: None,
             clock: Clock::system(),
         }
@@ -132,27 +215,89 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// An org with one app for each flow, a new key and a new secret.
+    /// An org with one app for each flow, a new key and new secrets, and a Data Cloud.
+    ///
+    /// The web apps are three: one with a secret (device flow too), one without (PKCE and rotation, as for a desktop), one with a key.
     pub fn practice() -> Result<Self, KeyError> {
         let key = RsaKey::generate()?;
+        let desktop = WebApp {
+            secret: None,
+            require_pkce: true,
+            rotation: true,
+            ..web_app("desktop@practice.example")
+        };
+        let keyed = WebApp {
+            secret: None,
+            key: Some(key.public()),
+            ..web_app("keyed@practice.example")
+        };
         Ok(Self {
             jwt_clients: vec![JwtClient {
                 client_id: consumer_key(),
                 username: "integration@practice.example".into(),
                 key: key.public(),
-                scopes: ["api", "id", "refresh_token"].map(str::to_owned).into(),
+                scopes: texts(["api", "id", "refresh_token", "cdp_query_api"]),
             }],
             secret_clients: vec![SecretClient {
                 client_id: consumer_key(),
-                secret: SecretString::from(letters(64, b"0123456789ABCDEF")),
+                secret: consumer_secret(),
                 run_as: Some("service@practice.example".into()),
                 flow_enabled: true,
-                scopes: ["api", "id"].map(str::to_owned).into(),
+                scopes: texts(["api", "id", "cdp_query_api"]),
             }],
+            web_apps: vec![web_app("person@practice.example"), desktop, keyed],
+            password_users: vec![PasswordUser {
+                username: "legacy@practice.example".into(),
+                password: SecretString::from(letters(16, WORD)),
+                security_token: SecretString::from(letters(24, WORD)),
+                client_id: consumer_key(),
+                secret: consumer_secret(),
+                scopes: texts(["api", "id", "cdp_query_api"]),
+            }],
+            exchange_apps: vec![ExchangeApp {
+                client_id: consumer_key(),
+                secret: Some(consumer_secret()),
+                subjects: vec![Subject {
+                    token: SecretString::from(letters(200, WORD)),
+                    kind: "access_token".into(),
+                    username: "federated@practice.example".into(),
+                    single_use: false,
+                }],
+                scopes: texts(["api", "id"]),
+                handler: "PracticeTokenHandler".into(),
+            }],
+            tenant_port: Some(0),
             practice_key: Some(key),
             ..Self::default()
         })
     }
+}
+
+const WORD: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+/// With a secret that is required, and the callback of Salesforce's own CLI.
+fn web_app(username: &str) -> WebApp {
+    WebApp {
+        client_id: consumer_key(),
+        secret: Some(consumer_secret()),
+        require_secret_for_web: true,
+        require_secret_for_refresh: true,
+        key: None,
+        callbacks: vec!["http://localhost:1717/OauthRedirect".into()],
+        scopes: texts(["api", "id", "refresh_token", "cdp_query_api"]),
+        require_pkce: false,
+        rotation: false,
+        device_flow: true,
+        username: username.into(),
+    }
+}
+
+fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
+    texts.map(str::to_owned).into()
+}
+
+fn consumer_secret() -> SecretString {
+    SecretString::from(letters(64, b"0123456789ABCDEF"))
 }
 
 /// 85 characters beginning `3MVG9`, as consumer keys are.

@@ -12,7 +12,7 @@ use std::{
 use secrecy::ExposeSecret as _;
 
 use super::{
-    settings::{Settings, letters},
+    settings::{ExchangeApp, PasswordUser, Settings, WebApp, letters},
     world::Urls,
 };
 
@@ -26,6 +26,45 @@ pub struct Summary {
     pub ca_file: PathBuf,
     pub jwt: Option<JwtSummary>,
     pub client_credentials: Option<SecretSummary>,
+    /// One for each of the settings' web apps, in their order.
+    pub web: Vec<WebSummary>,
+    pub password: Option<PasswordSummary>,
+    pub exchange: Option<ExchangeSummary>,
+    /// Data Cloud's host, with its scheme.
+    pub tenant_url: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct WebSummary {
+    pub client_id: String,
+    /// Who says yes on the page.
+    pub username: String,
+    pub callbacks: Vec<String>,
+    /// If the app has a secret.
+    pub secret_file: Option<PathBuf>,
+    /// If the app has a key: PKCS#8, the same as the JWT app's.
+    pub key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub struct PasswordSummary {
+    pub client_id: String,
+    pub secret_file: PathBuf,
+    pub username: String,
+    pub password_file: PathBuf,
+    /// To be appended to the password.
+    pub security_token_file: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+pub struct ExchangeSummary {
+    pub client_id: String,
+    pub secret_file: Option<PathBuf>,
+    /// The first subject token, and the last part of its type's URN.
+    pub subject_token_file: PathBuf,
+    pub subject_token_type: String,
+    pub username: String,
+    pub handler: String,
 }
 
 #[derive(Debug, Clone)]
@@ -101,6 +140,7 @@ impl Files {
             }),
             None => None,
         };
+        let web = settings.web_apps.iter().enumerate();
         Ok(Summary {
             base_url: urls.base.clone(),
             login_url: urls.login.clone(),
@@ -108,7 +148,57 @@ impl Files {
             ca_file: self.write("ca.pem", ca_pem)?,
             jwt,
             client_credentials,
+            web: web
+                .map(|(n, app)| self.web(n, app, settings))
+                .collect::<io::Result<_>>()?,
+            password: settings
+                .password_users
+                .first()
+                .map(|user| self.password(user))
+                .transpose()?,
+            exchange: self.exchange(settings.exchange_apps.first())?,
+            tenant_url: urls.tenant.clone(),
         })
+    }
+
+    fn web(&self, number: usize, app: &WebApp, settings: &Settings) -> io::Result<WebSummary> {
+        let secret = app.secret.as_ref();
+        let secret = secret.map(|secret| self.write(&format!("web{number}_secret"), secret.expose_secret()));
+        let key = settings.practice_key.as_ref().filter(|_| app.key.is_some());
+        let key = key.map(|key| self.write(&format!("web{number}.key"), &key.pkcs8_pem()));
+        Ok(WebSummary {
+            client_id: app.client_id.clone(),
+            username: app.username.clone(),
+            callbacks: app.callbacks.clone(),
+            secret_file: secret.transpose()?,
+            key_file: key.transpose()?,
+        })
+    }
+
+    fn password(&self, user: &PasswordUser) -> io::Result<PasswordSummary> {
+        Ok(PasswordSummary {
+            client_id: user.client_id.clone(),
+            secret_file: self.write("password_secret", user.secret.expose_secret())?,
+            username: user.username.clone(),
+            password_file: self.write("password", user.password.expose_secret())?,
+            security_token_file: self.write("security_token", user.security_token.expose_secret())?,
+        })
+    }
+
+    fn exchange(&self, app: Option<&ExchangeApp>) -> io::Result<Option<ExchangeSummary>> {
+        let Some((app, subject)) = app.and_then(|app| Some((app, app.subjects.first()?))) else {
+            return Ok(None);
+        };
+        let secret = app.secret.as_ref();
+        let secret = secret.map(|secret| self.write("exchange_secret", secret.expose_secret()));
+        Ok(Some(ExchangeSummary {
+            client_id: app.client_id.clone(),
+            secret_file: secret.transpose()?,
+            subject_token_file: self.write("subject_token", subject.token.expose_secret())?,
+            subject_token_type: subject.kind.clone(),
+            username: subject.username.clone(),
+            handler: app.handler.clone(),
+        }))
     }
 }
 
@@ -135,6 +225,29 @@ impl fmt::Display for Summary {
         if let Some(app) = &self.client_credentials {
             writeln!(f, "client creds     client id {}", app.client_id)?;
             writeln!(f, "                 secret    {}", app.secret_file.display())?;
+        }
+        for app in &self.web {
+            writeln!(f, "web app          client id {}", app.client_id)?;
+            writeln!(f, "                 user      {}", app.username)?;
+            for (name, file) in [("secret", &app.secret_file), ("key", &app.key_file)] {
+                if let Some(file) = file {
+                    writeln!(f, "                 {name:9} {}", file.display())?;
+                }
+            }
+        }
+        if let Some(app) = &self.password {
+            writeln!(f, "password         client id {}", app.client_id)?;
+            writeln!(f, "                 secret    {}", app.secret_file.display())?;
+            writeln!(f, "                 user      {}", app.username)?;
+            writeln!(f, "                 password  {}", app.password_file.display())?;
+            writeln!(f, "                 token     {}", app.security_token_file.display())?;
+        }
+        if let Some(app) = &self.exchange {
+            writeln!(f, "token exchange   client id {}", app.client_id)?;
+            writeln!(f, "                 subject   {}", app.subject_token_file.display())?;
+        }
+        if let Some(tenant) = &self.tenant_url {
+            writeln!(f, "Data Cloud       {tenant}")?;
         }
         Ok(())
     }

@@ -2,11 +2,16 @@
 //!
 //! Owns: the harness. Invariants: every test has its own org, stopped and joined at its end.
 
+mod browser;
 mod bulk;
 mod calls;
 mod controls;
 mod data;
+mod data_cloud;
+mod flows;
 mod logins;
+mod refresh;
+mod saml;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -16,9 +16,11 @@ use std::{
 use aws_lc_rs::signature::RsaKeyPair;
 
 use super::{
+    a360::DcTokens,
     bulk::Jobs,
     connections::Connections,
     faults::Faults,
+    grant::Grants,
     key::RsaKey,
     record::{Counters, Recorder},
     rest::query::Cursors,
@@ -26,6 +28,7 @@ use super::{
     settings::Settings,
     store::Store,
     tasks::Tasks,
+    tenant::Batches,
 };
 
 /// 18 characters; the first 15 begin every opaque token.
@@ -39,6 +42,8 @@ pub(crate) enum Door {
     Second,
     /// A login host of its own.
     Login,
+    /// Data Cloud's host.
+    Tenant,
     Control,
 }
 
@@ -47,6 +52,7 @@ pub(crate) struct Urls {
     pub(crate) base: String,
     pub(crate) login: String,
     pub(crate) second: Option<String>,
+    pub(crate) tenant: Option<String>,
     pub(crate) control: String,
 }
 
@@ -58,7 +64,10 @@ pub(crate) struct World {
     pub(crate) counters: Counters,
     pub(crate) recorder: Recorder,
     org_key: OnceLock<RsaKeyPair>,
+    grants: Mutex<Grants>,
     sessions: Mutex<Sessions>,
+    dc_tokens: Mutex<DcTokens>,
+    batches: Mutex<Batches>,
     store: Mutex<Store>,
     jobs: Mutex<Jobs>,
     cursors: Mutex<Cursors>,
@@ -73,7 +82,10 @@ impl World {
             connections: Connections::default(),
             counters: Counters::default(),
             recorder: Recorder::new(settings.keep_requests),
+            grants: Mutex::default(),
             sessions: Mutex::default(),
+            dc_tokens: Mutex::default(),
+            batches: Mutex::default(),
             store: Mutex::new(store),
             jobs: Mutex::default(),
             cursors: Mutex::default(),
@@ -120,6 +132,19 @@ impl World {
             (None, Some(second)) if moved => second.clone(),
             (None, _) => self.urls.base.clone(),
         }
+    }
+
+    /// Taken before the sessions, never after.
+    pub(crate) fn grants(&self) -> MutexGuard<'_, Grants> {
+        lock(&self.grants)
+    }
+
+    pub(crate) fn dc_tokens(&self) -> MutexGuard<'_, DcTokens> {
+        lock(&self.dc_tokens)
+    }
+
+    pub(crate) fn batches(&self) -> MutexGuard<'_, Batches> {
+        lock(&self.batches)
     }
 
     pub(crate) fn sessions(&self) -> MutexGuard<'_, Sessions> {

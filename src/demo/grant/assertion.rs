@@ -12,16 +12,16 @@ use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
 
-use crate::demo::settings::JwtClient;
+use crate::demo::{key::PublicKey, settings::JwtClient};
 
 /// `error`, `error_description`.
 pub(crate) type Refusal = (&'static str, &'static str);
 
 pub(crate) const NOT_APPROVED: Refusal = ("invalid_grant", "user hasn't approved this consumer");
-const MALFORMED: Refusal = ("invalid_grant", "invalid assertion");
-const UNKNOWN_CLIENT: Refusal = ("invalid_client_id", "client identifier invalid");
-const WRONG_KEY: Refusal = ("invalid_client", "invalid client credentials");
-const AUDIENCE: Refusal = ("invalid_grant", "audience is invalid");
+pub(super) const MALFORMED: Refusal = ("invalid_grant", "invalid assertion");
+pub(super) const UNKNOWN_CLIENT: Refusal = ("invalid_client_id", "client identifier invalid");
+pub(super) const WRONG_KEY: Refusal = ("invalid_client", "invalid client credentials");
+pub(super) const AUDIENCE: Refusal = ("invalid_grant", "audience is invalid");
 const EXPIRED: Refusal = ("invalid_grant", "expired authorization code");
 
 const AHEAD: Duration = Duration::from_secs(5 * 60);
@@ -34,25 +34,17 @@ pub(crate) fn verify<'a>(
     audiences: &[String],
     now: SystemTime,
 ) -> Result<&'a JwtClient, Refusal> {
-    let parts: Vec<&str> = assertion.split('.').collect();
-    let [header, claims, signature] = parts[..] else {
-        return Err(MALFORMED);
-    };
-    if decode(header)?["alg"] != "RS256" {
-        return Err(MALFORMED);
-    }
-    let signed = &assertion[..header.len() + 1 + claims.len()];
-    let claims = decode(claims)?;
-    let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| MALFORMED)?;
+    let jwt = read(assertion)?;
+    let claims = &jwt.claims;
     let issuer = claims["iss"].as_str().ok_or(MALFORMED)?;
 
     let client = clients
         .iter()
         .find(|client| client.client_id == issuer)
         .ok_or(UNKNOWN_CLIENT)?;
-    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, client.key.der())
-        .verify(signed.as_bytes(), &signature)
-        .map_err(|_| WRONG_KEY)?;
+    if !jwt.is_signed_by(&client.key) {
+        return Err(WRONG_KEY);
+    }
 
     if !names_one_of(&claims["aud"], audiences) {
         return Err(AUDIENCE);
@@ -71,13 +63,43 @@ pub(crate) fn verify<'a>(
     }
 }
 
+/// A JWT with RS256, not yet believed.
+pub(super) struct Jwt<'a> {
+    pub(super) claims: Value,
+    signed: &'a str,
+    signature: Vec<u8>,
+}
+
+impl Jwt<'_> {
+    pub(super) fn is_signed_by(&self, key: &PublicKey) -> bool {
+        UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.der())
+            .verify(self.signed.as_bytes(), &self.signature)
+            .is_ok()
+    }
+}
+
+pub(super) fn read(assertion: &str) -> Result<Jwt<'_>, Refusal> {
+    let parts: Vec<&str> = assertion.split('.').collect();
+    let [header, claims, signature] = parts[..] else {
+        return Err(MALFORMED);
+    };
+    if decode(header)?["alg"] != "RS256" {
+        return Err(MALFORMED);
+    }
+    Ok(Jwt {
+        signed: &assertion[..header.len() + 1 + claims.len()],
+        claims: decode(claims)?,
+        signature: URL_SAFE_NO_PAD.decode(signature).map_err(|_| MALFORMED)?,
+    })
+}
+
 fn decode(part: &str) -> Result<Value, Refusal> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| MALFORMED)?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|_| MALFORMED)?;
     value.is_object().then_some(value).ok_or(MALFORMED)
 }
 
-fn names_one_of(audience: &Value, accepted: &[String]) -> bool {
+pub(super) fn names_one_of(audience: &Value, accepted: &[String]) -> bool {
     let named = |value: &Value| value.as_str().is_some_and(|text| accepted.iter().any(|a| a == text));
     match audience {
         Value::Array(several) => several.iter().any(named),
@@ -85,7 +107,7 @@ fn names_one_of(audience: &Value, accepted: &[String]) -> bool {
     }
 }
 
-fn seconds(exp: &Value) -> Option<Duration> {
+pub(super) fn seconds(exp: &Value) -> Option<Duration> {
     let number = match exp {
         Value::String(text) => text.parse().ok()?,
         other => other.as_u64().or(other.as_f64().map(|f| f as u64))?,

@@ -29,7 +29,7 @@ async fn a_jwt_bearer_answer_has_exactly_salesforces_fields() {
         ["access_token", "id", "instance_url", "scope", "token_type"]
     );
     assert_eq!(body["token_type"], "Bearer");
-    assert_eq!(body["scope"], "api id refresh_token");
+    assert_eq!(body["scope"], "api id refresh_token cdp_query_api");
     assert_eq!(body["instance_url"], practice.org.base_url());
     let id = body["id"].as_str().unwrap();
     let (_, user) = id.split_once(&format!("/id/{}/005", practice.org.org_id())).unwrap();
@@ -213,7 +213,7 @@ async fn what_is_not_a_form_post_is_refused() {
             "unsupported_grant_type: grant type not supported",
         ),
         (
-            practice.client.post(&url).form(&[("grant_type", "password")]),
+            practice.client.post(&url).form(&[("grant_type", "hybrid_refresh")]),
             "unsupported_grant_type: grant type not supported",
         ),
         (

@@ -31,6 +31,7 @@ pub mod problem;
 pub mod secret;
 mod shape;
 pub mod units;
+mod warnings;
 
 /// Loads and checks the configuration: the file given, else the one that `SFPROXY_CONFIG` names, else the environment.
 pub fn load(path: Option<&Path>, vars: &Vars) -> Result<Config, Problems> {
@@ -55,7 +56,7 @@ pub fn from_env(vars: &Vars) -> Result<Config, Problems> {
     if !env::tells_an_org(vars) {
         let text = "none given: use --config FILE or SFPROXY_CONFIG, or for one org without a file set \
                     SFPROXY_LOGIN_URL, SFPROXY_CLIENT_ID and SFPROXY_CLIENT_SECRET_FILE (or SFPROXY_PRIVATE_KEY_FILE \
-                    and SFPROXY_USERNAME)";
+                    and SFPROXY_USERNAME; or SFPROXY_SF_ORG alone)";
         return Err(Problems::one("configuration", text));
     }
     finish(env::Tree::of_one_org(vars), "environment", vars)

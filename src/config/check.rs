@@ -1,7 +1,7 @@
 //! From what people wrote to what the program may rely on; every problem at once.
 //!
 //! Pure: reads no file, no environment and no secret. `check/listener.rs` holds the rules for addresses and names,
-//! `check/org.rs` those for login hosts and grants.
+//! `check/org.rs` those for login hosts, `check/grant.rs` those for grants, `check/api.rs` those for what is called.
 //!
 //! Invariants: a [`Config`] comes out only when there is no problem; a problem names the key path, what was expected,
 //! what came and what to change, and never shows a secret or what stands in its place.
@@ -15,14 +15,17 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{
     Admin, Config, EgressProxy, Log, LogFormat, Replay, Shutdown, Store, Upstream,
-    file::{AdminFile, File, LogFile, ReplayFile, ShutdownFile, Size, Span, UpstreamFile},
+    file::{AdminFile, File, LogFile, ReplayFile, ShutdownFile, Size, Span, StoreFile, UpstreamFile},
     problem::{Problems, shown},
     units::{parse_size, parse_span, size_text, span_text},
 };
 
+mod api;
+mod grant;
 mod listener;
 mod org;
 
+pub(super) use grant::SUBJECT_TOKEN_URN;
 pub use org::audience_for;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -47,6 +50,8 @@ impl Check {
     fn all(&mut self, file: &File, proxy: &EgressProxy) -> Option<Config> {
         let orgs = self.orgs(&file.orgs);
         let listeners = self.listeners(&file.listeners, &file.orgs);
+        self.every_org_is_used(file);
+        let store = self.store(file.store.as_ref());
         let admin = self.admin(&file.admin);
         self.duplicate_addresses(&file.listeners, &file.admin);
         let upstream = self.upstream(&file.upstream, proxy);
@@ -59,13 +64,55 @@ impl Check {
             listeners: listeners?,
             admin: admin?,
             orgs: orgs?,
-            store: Store::Memory,
+            store: store?,
             upstream: upstream?,
             replay: replay?,
             shutdown: shutdown?,
             log: log?,
             threads: threads?,
         })
+    }
+
+    fn store(&mut self, file: Option<&StoreFile>) -> Option<Store> {
+        let Some(file) = file else {
+            return Some(Store::Memory);
+        };
+        let Some(file) = &file.file else {
+            let text =
+                "expected `file: {directory: …, key: …}`, found nothing; leave `store` out to keep tokens in memory";
+            return self.refuse("store", text);
+        };
+        let directory = match file.directory.as_deref() {
+            Some(path) => self.folder("store.file.directory", path),
+            None => self.refuse("store.file.directory", "expected the path of a folder, found nothing"),
+        };
+        let key = self.secret("store.file.key", file.key.as_ref(), "store-key");
+        let previous = match &file.previous_key {
+            Some(previous) => self
+                .secret("store.file.previous_key", Some(previous), "store-key-before")
+                .map(Some),
+            None => Some(None),
+        };
+        Some(Store::File {
+            directory: directory?,
+            key: key?,
+            previous_key: previous?,
+        })
+    }
+
+    /// Absolute: the working folder of a service is seldom what one thinks.
+    fn folder(&mut self, at: &str, path: &str) -> Option<PathBuf> {
+        let path = self.path(at, path.trim())?;
+        match path.is_absolute() {
+            true => Some(path),
+            false => {
+                let text = format!(
+                    "expected an absolute path, found {}",
+                    shown(&path.display().to_string())
+                );
+                self.refuse(at, text)
+            }
+        }
     }
 
     fn admin(&mut self, file: &AdminFile) -> Option<Admin> {

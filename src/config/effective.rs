@@ -6,10 +6,14 @@
 use serde_json::Value;
 
 use super::{
-    Config, Grant, Listener, LogFormat, Org, SecretRef, SendSecret,
+    Api, ApiHost, BodyFormat, ClientAuth, Config, DataCloud, Grant, Listener, LogFormat, Org, RefreshToken,
+    RotationPolicy, SecretRef, SendSecret, Store, Users,
+    check::SUBJECT_TOKEN_URN,
     file::{
-        AdminFile, BudgetFile, ClientCredentialsFile, File, GrantFile, JwtBearerFile, ListenerFile, LogFile, OneOrMany,
-        OrgFile, ReplayFile, SecretFile, ShutdownFile, Size, Span, TokenFile, UpstreamFile,
+        AdminFile, ApiFile, BudgetFile, ClientCredentialsFile, CommandFile, DataCloudFile, File, FileStoreFile,
+        GrantFile, JwtBearerFile, ListenerFile, LogFile, LoginFile, OneOrMany, OrgFile, PasswordFile,
+        PlatformCredentialsFile, RefreshTokenFile, ReplayFile, SamlBearerFile, SecretFile, ShutdownFile, Size, Span,
+        StaticFile, StoreFile, TokenExchangeFile, TokenFile, UpstreamFile, UsersBudgetFile, UsersFile,
     },
     units::{parse_size, parse_span, size_text, span_text},
 };
@@ -24,6 +28,7 @@ impl Config {
                 startup_patience: span(self.admin.startup_patience),
             },
             orgs: self.orgs.iter().map(|(name, o)| (name.to_string(), org(o))).collect(),
+            store: store(&self.store),
             upstream: UpstreamFile {
                 connect_timeout: span(self.upstream.connect_timeout),
                 response_timeout: span(self.upstream.response_timeout),
@@ -68,6 +73,7 @@ fn listener(listener: &Listener) -> ListenerFile {
         allowed_origins: listener.allowed_origins.clone(),
         extra_paths: listener.extra_paths.clone(),
         insecure_allow_any_caller: listener.insecure_allow_any_caller,
+        users: listener.users.as_ref().map(users),
         max_connections: number(listener.max_connections),
         idle_timeout: span(listener.idle_timeout),
     }
@@ -78,13 +84,17 @@ fn org(org: &Org) -> OrgFile {
         login_url: Some(org.login.url.origin().ascii_serialization()),
         instance_url: org.instance_url.as_ref().map(|url| url.origin().ascii_serialization()),
         grant: grant(&org.grant),
+        api: api(&org.api),
         token: TokenFile {
             lifetime: span(org.token.lifetime),
             refresh_wait: span(org.token.refresh_wait),
             cool_down: span(org.token.cool_down),
             max_waiters: number(org.token.max_waiters),
             exchange_timeout: span(org.token.exchange_timeout),
+            introspect: org.token.introspect,
+            keep_alive: org.token.keep_alive,
         },
+        data_cloud: org.data_cloud.as_ref().map(data_cloud),
         login_budget: BudgetFile {
             burst: org.budget.burst.into(),
             per_minute: org.budget.per_minute.into(),
@@ -92,29 +102,167 @@ fn org(org: &Org) -> OrgFile {
     }
 }
 
+fn store(store: &Store) -> Option<StoreFile> {
+    match store {
+        Store::Memory => None,
+        Store::File {
+            directory,
+            key,
+            previous_key,
+        } => Some(StoreFile {
+            file: Some(FileStoreFile {
+                directory: Some(directory.display().to_string()),
+                key: Some(secret(key)),
+                previous_key: previous_key.as_ref().map(secret),
+            }),
+        }),
+    }
+}
+
+fn users(users: &Users) -> UsersFile {
+    UsersFile {
+        allow: users.allow.clone(),
+        header: users.header.to_string(),
+        required: users.required,
+        max: i64::try_from(users.max).unwrap_or(i64::MAX),
+        idle: span(users.idle),
+        login_budget: UsersBudgetFile {
+            burst: users.budget.burst.into(),
+            per_minute: users.budget.per_minute.into(),
+        },
+    }
+}
+
+fn api(api: &Api) -> ApiFile {
+    let (host, url, host_field, also) = match &api.host {
+        ApiHost::Instance => ("instance", None, None, vec![]),
+        ApiHost::Platform { fallback } => ("platform", Some(fallback.origin().ascii_serialization()), None, vec![]),
+        ApiHost::Other { field, also } => ("other", None, field.clone(), also.clone()),
+    };
+    let headers = api.headers.iter();
+    let shown = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    ApiFile {
+        host: host.into(),
+        url,
+        host_field,
+        also: also.into_iter().collect(),
+        headers: headers.map(|(name, value)| (name.to_string(), shown(value))).collect(),
+    }
+}
+
+fn data_cloud(data_cloud: &DataCloud) -> DataCloudFile {
+    DataCloudFile {
+        dataspace: data_cloud.dataspace.clone().unwrap_or_else(|| "default".into()),
+        renew_before: span(data_cloud.renew_before),
+        renew_age: span(data_cloud.renew_age),
+    }
+}
+
 fn grant(grant: &Grant) -> GrantFile {
+    let mut file = GrantFile::default();
     match grant {
-        Grant::JwtBearer(jwt) => GrantFile {
-            jwt_bearer: Some(JwtBearerFile {
-                client_id: Some(jwt.client_id.clone()),
-                username: Some(jwt.username.clone()),
-                private_key: Some(secret(&jwt.private_key)),
-                audience: Some(jwt.audience.clone()),
-            }),
-            client_credentials: None,
-        },
-        Grant::ClientCredentials(client) => GrantFile {
-            jwt_bearer: None,
-            client_credentials: Some(ClientCredentialsFile {
-                client_id: Some(client.client_id.clone()),
-                client_secret: Some(secret(&client.client_secret)),
-                send_secret: match client.send_secret {
-                    SendSecret::Basic => "basic".into(),
-                    SendSecret::Body => "body".into(),
+        Grant::JwtBearer(grant) => {
+            file.jwt_bearer = Some(JwtBearerFile {
+                client_id: Some(grant.client_id.clone()),
+                username: Some(grant.username.clone()),
+                private_key: Some(secret(&grant.private_key)),
+                audience: Some(grant.audience.clone()),
+            });
+        }
+        Grant::ClientCredentials(grant) => {
+            file.client_credentials = Some(ClientCredentialsFile {
+                client_id: Some(grant.client_id.clone()),
+                client_secret: Some(secret(&grant.client_secret)),
+                send_secret: send_name(grant.send_secret),
+            });
+        }
+        Grant::RefreshToken(grant) => file.refresh_token = Some(refresh_token(grant)),
+        Grant::Password(grant) => {
+            file.password = Some(PasswordFile {
+                client_id: Some(grant.client_id.clone()),
+                client_secret: Some(secret(&grant.client_secret)),
+                send_secret: send_name(grant.send_secret),
+                username: Some(grant.username.clone()),
+                password: Some(secret(&grant.password)),
+                security_token: grant.security_token.as_ref().map(secret),
+            });
+        }
+        Grant::TokenExchange(grant) => {
+            let kind = grant.subject_token_type.trim_start_matches(SUBJECT_TOKEN_URN);
+            file.token_exchange = Some(TokenExchangeFile {
+                client_id: Some(grant.client_id.clone()),
+                client_secret: grant.client_secret.as_ref().map(secret),
+                send_secret: send_name(grant.send_secret),
+                subject_token: Some(secret(&grant.subject_token)),
+                subject_token_type: kind.to_owned(),
+                scope: grant.scope.clone(),
+                token_handler: grant.token_handler.clone(),
+            });
+        }
+        Grant::SamlBearer(grant) => {
+            file.saml_bearer = Some(SamlBearerFile {
+                client_id: Some(grant.client_id.clone()),
+                username: Some(grant.username.clone()),
+                private_key: Some(secret(&grant.private_key)),
+                audience: Some(grant.audience.clone()),
+            });
+        }
+        Grant::PlatformCredentials(grant) => {
+            file.oauth2_client_credentials = Some(PlatformCredentialsFile {
+                token_path: Some(grant.token_path.clone()),
+                body: match grant.body {
+                    BodyFormat::Form => "form".into(),
+                    BodyFormat::Json => "json".into(),
                 },
-            }),
+                client_id: Some(grant.client_id.clone()),
+                client_secret: Some(secret(&grant.client_secret)),
+                send_secret: send_name(grant.send_secret),
+                parameters: grant.parameters.iter().cloned().collect(),
+            });
+        }
+        Grant::Static(grant) => {
+            file.static_token = Some(StaticFile {
+                access_token: Some(secret(&grant.access_token)),
+            });
+        }
+        Grant::Command(grant) => {
+            file.command = Some(CommandFile {
+                run: grant.argv.clone(),
+            });
+        }
+    }
+    file
+}
+
+fn refresh_token(grant: &RefreshToken) -> RefreshTokenFile {
+    let mut file = RefreshTokenFile {
+        client_id: Some(grant.client_id.clone()),
+        refresh_token: grant.refresh_token.as_ref().map(secret),
+        rotation: match grant.rotation {
+            RotationPolicy::Auto => "auto".into(),
+            RotationPolicy::Off => "off".into(),
         },
-        _ => GrantFile::default(),
+        login: LoginFile {
+            callback_url: grant.login.callback_url.to_string(),
+            scopes: grant.login.scopes.clone(),
+        },
+        ..RefreshTokenFile::default()
+    };
+    match &grant.auth {
+        ClientAuth::Secret(reference, send) => {
+            file.client_secret = Some(secret(reference));
+            file.send_secret = send_name(*send);
+        }
+        ClientAuth::PrivateKey(reference) => file.private_key = Some(secret(reference)),
+        ClientAuth::None => {}
+    }
+    file
+}
+
+fn send_name(send: SendSecret) -> String {
+    match send {
+        SendSecret::Basic => "basic".into(),
+        SendSecret::Body => "body".into(),
     }
 }
 
@@ -151,6 +299,10 @@ fn write_yaml(value: &Value, depth: usize, text: &mut String) {
         return;
     };
     for (key, value) in map {
+        let key = match is_plain(key) {
+            true => key.clone(),
+            false => Value::from(key.as_str()).to_string(),
+        };
         text.push_str(&format!("{}{key}:", "  ".repeat(depth)));
         match value {
             Value::Object(inner) if !inner.is_empty() => {

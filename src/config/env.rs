@@ -72,19 +72,61 @@ enum Kind {
     SecretPath,
     /// The variable itself holds the secret.
     SecretHere,
+    /// An org that the Salesforce CLI knows, by its alias.
+    SfOrg,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Setting {
     name: &'static str,
-    /// Key path; `*` stands for the org's name, `0` for the first listener.
+    /// Key path; `*` stands for the org's name, `?` for the grant, `0` for the first listener.
     path: &'static str,
     kind: Kind,
+    /// The grants that it may be of.
+    grants: &'static [&'static str],
 }
 
 const fn setting(name: &'static str, path: &'static str, kind: Kind) -> Setting {
-    Setting { name, path, kind }
+    Setting {
+        name,
+        path,
+        kind,
+        grants: &[],
+    }
 }
+
+const fn of_grants(grants: &'static [&'static str], name: &'static str, path: &'static str, kind: Kind) -> Setting {
+    Setting {
+        name,
+        path,
+        kind,
+        grants,
+    }
+}
+
+impl Setting {
+    /// The key paths that it may set, the org's name still `*`.
+    fn paths(self) -> impl Iterator<Item = String> {
+        let one = self.grants.is_empty().then(|| self.path.to_owned());
+        let grants = self.grants.iter();
+        one.into_iter()
+            .chain(grants.map(move |grant| self.path.replace('?', grant)))
+    }
+}
+
+/// The grants by the variables that tell of them: the first that is set decides. The secret comes last because it goes
+/// with others as well.
+const TELLING: [(&str, &[&str]); 6] = [
+    ("static", &["SFPROXY_ACCESS_TOKEN_FILE"]),
+    ("command", &["SFPROXY_SF_ORG"]),
+    ("refresh_token", &["SFPROXY_REFRESH_TOKEN_FILE", "SFPROXY_CALLBACK_URL"]),
+    ("password", &["SFPROXY_PASSWORD_FILE", "SFPROXY_SECURITY_TOKEN_FILE"]),
+    ("jwt_bearer", &["SFPROXY_PRIVATE_KEY_FILE", "SFPROXY_USERNAME"]),
+    (
+        "client_credentials",
+        &["SFPROXY_CLIENT_SECRET_FILE", "SFPROXY_CLIENT_SECRET"],
+    ),
+];
 
 /// Names the configuration file; `--config` goes first.
 pub const CONFIG: &str = "SFPROXY_CONFIG";
@@ -100,35 +142,83 @@ const BESIDE_A_FILE: [&str; 6] = [
     "SFPROXY_THREADS",
 ];
 
-const SETTINGS: [Setting; 40] = {
-    use Kind::{Bool, List, Number, SecretHere, SecretPath, Text};
+const SETTINGS: [Setting; 52] = {
+    use Kind::{Bool, List, Number, SecretHere, SecretPath, SfOrg, Text};
+    /// Those with the app's secret.
+    const WITH_SECRET: &[&str] = &["client_credentials", "refresh_token", "password"];
     [
         setting("SFPROXY_LOGIN_URL", "orgs.*.login_url", Text),
         setting("SFPROXY_INSTANCE_URL", "orgs.*.instance_url", Text),
-        // The grant is told by which of its variables are set; see `grant`.
-        setting(
+        // The grant is told by which of its variables are set; see `TELLING`.
+        of_grants(
+            &["jwt_bearer", "refresh_token"],
             "SFPROXY_PRIVATE_KEY_FILE",
-            "orgs.*.grant.jwt_bearer.private_key",
+            "orgs.*.grant.?.private_key",
             SecretPath,
         ),
-        setting("SFPROXY_USERNAME", "orgs.*.grant.jwt_bearer.username", Text),
-        setting("SFPROXY_AUDIENCE", "orgs.*.grant.jwt_bearer.audience", Text),
-        setting(
-            "SFPROXY_CLIENT_SECRET_FILE",
-            "orgs.*.grant.client_credentials.client_secret",
-            SecretPath,
-        ),
-        setting(
-            "SFPROXY_CLIENT_SECRET",
-            "orgs.*.grant.client_credentials.client_secret",
-            SecretHere,
-        ),
-        setting(
-            "SFPROXY_SEND_SECRET",
-            "orgs.*.grant.client_credentials.send_secret",
+        of_grants(
+            &["jwt_bearer", "password"],
+            "SFPROXY_USERNAME",
+            "orgs.*.grant.?.username",
             Text,
         ),
-        setting(CLIENT_ID, "orgs.*.grant.?.client_id", Text),
+        of_grants(&["jwt_bearer"], "SFPROXY_AUDIENCE", "orgs.*.grant.?.audience", Text),
+        of_grants(
+            WITH_SECRET,
+            "SFPROXY_CLIENT_SECRET_FILE",
+            "orgs.*.grant.?.client_secret",
+            SecretPath,
+        ),
+        of_grants(
+            WITH_SECRET,
+            "SFPROXY_CLIENT_SECRET",
+            "orgs.*.grant.?.client_secret",
+            SecretHere,
+        ),
+        of_grants(WITH_SECRET, "SFPROXY_SEND_SECRET", "orgs.*.grant.?.send_secret", Text),
+        of_grants(
+            &["refresh_token"],
+            "SFPROXY_REFRESH_TOKEN_FILE",
+            "orgs.*.grant.?.refresh_token",
+            SecretPath,
+        ),
+        of_grants(
+            &["refresh_token"],
+            "SFPROXY_CALLBACK_URL",
+            "orgs.*.grant.?.login.callback_url",
+            Text,
+        ),
+        of_grants(
+            &["password"],
+            "SFPROXY_PASSWORD_FILE",
+            "orgs.*.grant.?.password",
+            SecretPath,
+        ),
+        of_grants(
+            &["password"],
+            "SFPROXY_SECURITY_TOKEN_FILE",
+            "orgs.*.grant.?.security_token",
+            SecretPath,
+        ),
+        of_grants(
+            &["static"],
+            "SFPROXY_ACCESS_TOKEN_FILE",
+            "orgs.*.grant.?.access_token",
+            SecretPath,
+        ),
+        of_grants(&["command"], "SFPROXY_SF_ORG", "orgs.*.grant.?.run", SfOrg),
+        of_grants(
+            &["client_credentials", "jwt_bearer", "refresh_token", "password"],
+            CLIENT_ID,
+            "orgs.*.grant.?.client_id",
+            Text,
+        ),
+        setting("SFPROXY_API_HOST", "orgs.*.api.host", Text),
+        setting("SFPROXY_DATASPACE", "orgs.*.data_cloud.dataspace", Text),
+        setting("SFPROXY_INTROSPECT", "orgs.*.token.introspect", Bool),
+        setting("SFPROXY_KEEP_ALIVE", "orgs.*.token.keep_alive", Bool),
+        setting("SFPROXY_STORE_DIRECTORY", "store.file.directory", Text),
+        setting("SFPROXY_STORE_KEY_FILE", "store.file.key", SecretPath),
         setting("SFPROXY_TOKEN_LIFETIME", "orgs.*.token.lifetime", Text),
         setting("SFPROXY_REFRESH_WAIT", "orgs.*.token.refresh_wait", Text),
         setting("SFPROXY_COOL_DOWN", "orgs.*.token.cool_down", Text),
@@ -177,6 +267,8 @@ pub struct Variable {
     /// The key path it sets: `*` stands for the org's name, `?` for the grant, `0` for the first listener; empty for
     /// those that set no key.
     pub path: &'static str,
+    /// What `?` may stand for.
+    pub grants: &'static [&'static str],
     /// Whether it overrides a file.
     pub beside_a_file: bool,
 }
@@ -186,6 +278,7 @@ pub fn variables() -> impl Iterator<Item = Variable> {
     SETTINGS.iter().map(|setting| Variable {
         name: setting.name,
         path: setting.path,
+        grants: setting.grants,
         beside_a_file: BESIDE_A_FILE.contains(&setting.name),
     })
 }
@@ -205,19 +298,14 @@ impl Tree {
         let org = vars.value(ORG).unwrap_or("main").to_owned();
         let mut tree = Self::over(json!({ "orgs": { &org: {} }, "listeners": [{}] }));
         tree.unknown(vars, &[]);
-        let culprit = tree.grant(vars);
-        let jwt = ["SFPROXY_PRIVATE_KEY_FILE", "SFPROXY_USERNAME"];
-        let (grant, other) = match jwt.iter().any(|name| vars.value(name).is_some()) {
-            true => ("jwt_bearer", "client_credentials"),
-            false => ("client_credentials", "jwt_bearer"),
-        };
+        let (grant, culprit) = tree.grant(vars, &org);
         for setting in settings() {
             let path = setting.path.replace('*', &org).replace('?', grant);
-            if !path.contains(other) {
+            if setting.grants.is_empty() || setting.grants.contains(&grant) {
                 tree.take(vars, setting, &path);
             } else if vars.value(setting.name).is_some() {
-                tree.problems
-                    .add(setting.name, format!("does not count with the {grant} grant; unset it"));
+                let text = format!("does not count with the {grant} grant, which {culprit} chooses; unset one of them");
+                tree.problems.add(setting.name, text);
             }
         }
         tree.exact = vec![(format!("orgs.{org}"), ORG), (format!("orgs.{org}.grant"), culprit)];
@@ -307,30 +395,35 @@ impl Tree {
         }
     }
 
-    /// Exactly one grant; returns the variable at which problems of the choice are told.
-    fn grant(&mut self, vars: &Vars) -> &'static str {
+    /// Exactly one grant, and the variable that told of it.
+    fn grant(&mut self, vars: &Vars, org: &str) -> (&'static str, &'static str) {
         let set = |name: &str| vars.value(name).is_some();
-        let jwt = set("SFPROXY_PRIVATE_KEY_FILE") || set("SFPROXY_USERNAME");
         let file = set("SFPROXY_CLIENT_SECRET_FILE");
-        let secret = file || set("SFPROXY_CLIENT_SECRET");
         if file && set("SFPROXY_CLIENT_SECRET") {
             let text = "set beside SFPROXY_CLIENT_SECRET_FILE; unset one of them";
             self.problems.add("SFPROXY_CLIENT_SECRET", text);
         }
-        let culprit = match file || !secret {
-            true => "SFPROXY_CLIENT_SECRET_FILE",
-            false => "SFPROXY_CLIENT_SECRET",
+        let told = TELLING.iter().find_map(|(grant, names)| {
+            let name = names.iter().copied().find(|name| set(name))?;
+            Some((*grant, name))
+        });
+        let Some((grant, culprit)) = told else {
+            let text = "expected this, or SFPROXY_PRIVATE_KEY_FILE and SFPROXY_USERNAME, or a variable of another grant \
+                        (the README lists them), found none of them";
+            self.problems.add("SFPROXY_CLIENT_SECRET_FILE", text);
+            return ("client_credentials", "SFPROXY_CLIENT_SECRET_FILE");
         };
-        let text = match (jwt, secret) {
-            (true, true) => {
-                "set beside SFPROXY_PRIVATE_KEY_FILE or SFPROXY_USERNAME; choose client credentials or the JWT \
-                 bearer grant and unset the variables of the other"
-            }
-            (false, false) => "expected this, or SFPROXY_PRIVATE_KEY_FILE and SFPROXY_USERNAME, found none of them",
-            _ => return culprit,
-        };
-        self.problems.add(culprit, text);
-        culprit
+        // There, whatever its variables hold.
+        put(&mut self.value, &format!("orgs.{org}.grant.{grant}"), json!({}));
+        let secret = ["SFPROXY_CLIENT_SECRET_FILE", "SFPROXY_CLIENT_SECRET"]
+            .into_iter()
+            .find(|name| set(name));
+        if let Some(secret) = secret.filter(|_| grant == "jwt_bearer") {
+            let text = "set beside SFPROXY_PRIVATE_KEY_FILE or SFPROXY_USERNAME; choose client credentials or the JWT \
+                        bearer grant and unset the variables of the other";
+            self.problems.add(secret, text);
+        }
+        (grant, culprit)
     }
 
     fn unknown(&mut self, vars: &Vars, references: &[String]) {
@@ -372,6 +465,11 @@ fn value_of(setting: &Setting, text: &str) -> Result<Value, String> {
             "false" => Ok(false.into()),
             _ => Err(format!("expected true or false, found {}", shown(text))),
         },
+        Kind::SfOrg if text.starts_with('-') || text.contains(char::is_whitespace) => Err(format!(
+            "expected an alias or user name that `sf` knows, found {}",
+            shown(text)
+        )),
+        Kind::SfOrg => Ok(json!(["sf", "org", "display", "--json", "--target-org", text])),
         Kind::SecretPath => Ok(json!({ "file": text })),
         Kind::SecretHere => Ok(json!({ "env": setting.name })),
     }

@@ -20,8 +20,11 @@ pub struct File {
     pub listeners: Vec<ListenerFile>,
     /// Probes and metrics.
     pub admin: AdminFile,
-    /// The Salesforce orgs, by a name of your choice (`a-z 0-9 - _`). Exactly one in this version.
+    /// The Salesforce orgs, by a name of your choice (`a-z 0-9 - _`). At least one.
     pub orgs: BTreeMap<String, OrgFile>,
+    /// Where tokens live beyond the process; left out: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreFile>,
     /// Connections to Salesforce.
     pub upstream: UpstreamFile,
     /// How much of request bodies is kept, so that a call can be repeated with a new token.
@@ -38,6 +41,8 @@ impl Default for File {
             listeners: vec![ListenerFile::default()],
             admin: AdminFile::default(),
             orgs: BTreeMap::new(),
+            // Nothing on a disk unless somebody says so.
+            store: None,
             upstream: UpstreamFile::default(),
             replay: ReplayFile::default(),
             shutdown: ShutdownFile::default(),
@@ -55,7 +60,7 @@ impl Default for File {
 pub struct ListenerFile {
     /// `localhost:8080` (127.0.0.1 and ::1), `127.0.0.1:8080` or `[::1]:8080`; one or a list.
     pub address: OneOrMany,
-    /// The org that calls go to; may be left out when there is one.
+    /// The org that calls go to; may be left out when there is one, and only then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub org: Option<String>,
     /// Host names accepted in `Host`, beside the loopback names and the bound addresses.
@@ -66,6 +71,9 @@ pub struct ListenerFile {
     pub extra_paths: Vec<String>,
     /// Serve an address that is not loopback although callers are not authenticated.
     pub insecure_allow_any_caller: bool,
+    /// Callers may say whose token they want; only with the grant jwt_bearer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<UsersFile>,
     /// 1 to 1000000 connections at one time.
     pub max_connections: i64,
     /// An idle connection is closed after this; 1s to 1h.
@@ -83,10 +91,66 @@ impl Default for ListenerFile {
             allowed_origins: vec![],
             extra_paths: vec![],
             insecure_allow_any_caller: false,
+            users: None,
             // Half of the usual limit of 20,000 descriptors: each call may need one upstream as well.
             max_connections: 10_000,
             // Longer than the keep-alive of common client pools (60 to 90 s), so that the client closes first.
             idle_timeout: Span::new("5m"),
+        }
+    }
+}
+
+/// Tokens of many users, chosen by a header of the call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct UsersFile {
+    /// User names that may be asked for; `*` stands for any run of characters, e.g. `*@acme.example`. Required.
+    pub allow: Vec<String>,
+    /// The request header that names the user; it is not passed on.
+    pub header: String,
+    /// Refuse a call without the header; otherwise it gets the grant's own user.
+    pub required: bool,
+    /// 1 to 100000 users whose tokens are kept at one time.
+    pub max: i64,
+    /// A user's token is let go when nobody asked for it for this long; 1m to 24h.
+    pub idle: Span,
+    pub login_budget: UsersBudgetFile,
+}
+
+impl Default for UsersFile {
+    fn default() -> Self {
+        Self {
+            // Whom callers may be is never guessed.
+            allow: vec![],
+            header: "X-SFPROXY-User".into(),
+            required: false,
+            // A token and its task cost some kB.
+            max: 1000,
+            // Shorter than the life of a token, so that the quiet ones are not renewed for nobody.
+            idle: Span::new("1h"),
+            login_budget: UsersBudgetFile::default(),
+        }
+    }
+}
+
+/// How often the proxy may log in for all users together, beside each user's own budget.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct UsersBudgetFile {
+    /// Logins at once after a quiet time; 1 to 3600.
+    pub burst: i64,
+    /// Logins a minute in the long run; 1 to 3600.
+    pub per_minute: i64,
+}
+
+impl Default for UsersBudgetFile {
+    fn default() -> Self {
+        // A caller that invents names must not become a flood at the login host.
+        Self {
+            burst: 60,
+            per_minute: 60,
         }
     }
 }
@@ -113,20 +177,49 @@ impl Default for AdminFile {
     }
 }
 
+/// Where tokens live beyond the process: exactly one of the keys.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreFile {
+    /// One sealed file for each identity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileStoreFile>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct FileStoreFile {
+    /// The folder for the files; the proxy alone may read it. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// Where the key that seals them is: 32 bytes in base64 or hexadecimal. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<SecretFile>,
+    /// Where the key before is, while files sealed with it are about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_key: Option<SecretFile>,
+}
+
 /// An identity at one login host.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct OrgFile {
-    /// The org's My Domain URL, e.g. `https://acme.my.salesforce.com`. Required.
+    /// The org's My Domain URL, e.g. `https://acme.my.salesforce.com`. Required, but for the grants static and command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub login_url: Option<String>,
-    /// Overrides the `instance_url` of token answers; for tests and unusual hosts.
+    /// Overrides the `instance_url` of token answers; required for the grant static, and for `api.host: other` without `api.host_field`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance_url: Option<String>,
     /// How the token is minted. Required, exactly one.
     pub grant: GrantFile,
+    pub api: ApiFile,
     pub token: TokenFile,
+    /// Serve `/api/v1/…` and `/api/v2/…` from the org's Data Cloud tenant; `{}` turns it on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_cloud: Option<DataCloudFile>,
     pub login_budget: BudgetFile,
 }
 
@@ -141,6 +234,27 @@ pub struct GrantFile {
     /// Client id and secret; the run-as user is set in Salesforce.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_credentials: Option<ClientCredentialsFile>,
+    /// A refresh token that `sf-token-proxy login` or an administrator got.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<RefreshTokenFile>,
+    /// User name and password; Salesforce ends it on 20 February 2027.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordFile>,
+    /// A token of an external identity provider for one of Salesforce.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_exchange: Option<TokenExchangeFile>,
+    /// A signed assertion (SAML) for one user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saml_bearer: Option<SamlBearerFile>,
+    /// Client id and secret, as clouds other than the core take them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oauth2_client_credentials: Option<PlatformCredentialsFile>,
+    /// A token that somebody else puts in place.
+    #[serde(rename = "static", skip_serializing_if = "Option::is_none")]
+    pub static_token: Option<StaticFile>,
+    /// A program that prints a token, such as `sf org display --json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<CommandFile>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -187,6 +301,278 @@ impl Default for ClientCredentialsFile {
     }
 }
 
+/// Of client_secret and private_key one or neither: an app that requires no secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct RefreshTokenFile {
+    /// The consumer key of the app. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Where the consumer secret is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<SecretFile>,
+    /// `basic`: in the Authorization header; `body`: in the form.
+    #[cfg_attr(test, schemars(extend("enum" = ["basic", "body"])))]
+    pub send_secret: String,
+    /// Where the private key is with which the app proves to be itself, in place of a secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<SecretFile>,
+    /// Where the first refresh token is; left out: `sf-token-proxy login` puts it into the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<SecretFile>,
+    /// `auto`: the answers tell whether each use brings a new refresh token; `off`: you know that none does.
+    #[cfg_attr(test, schemars(extend("enum" = ["auto", "off"])))]
+    pub rotation: String,
+    pub login: LoginFile,
+}
+
+impl Default for RefreshTokenFile {
+    fn default() -> Self {
+        Self {
+            client_id: None,
+            client_secret: None,
+            // As in Salesforce's own sample of this flow (SF §1.4.3).
+            send_secret: "body".into(),
+            private_key: None,
+            refresh_token: None,
+            // An administrator can switch rotation on at any time; a token presented twice would end the session.
+            rotation: "auto".into(),
+            login: LoginFile::default(),
+        }
+    }
+}
+
+/// What `sf-token-proxy login` asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct LoginFile {
+    /// One of the app's callback URLs, letter for letter: http, loopback, with a port.
+    pub callback_url: String,
+    /// `refresh_token` has to be among them.
+    pub scopes: Vec<String>,
+}
+
+impl Default for LoginFile {
+    fn default() -> Self {
+        Self {
+            // The Salesforce CLI's, so that many apps have it already (SF §1.4.4).
+            callback_url: "http://localhost:1717/OauthRedirect".into(),
+            scopes: vec!["api".into(), "refresh_token".into()],
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct PasswordFile {
+    /// The consumer key of the app. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Where the consumer secret is. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<SecretFile>,
+    /// `basic`: in the Authorization header; `body`: in the form.
+    #[cfg_attr(test, schemars(extend("enum" = ["basic", "body"])))]
+    pub send_secret: String,
+    /// The Salesforce user name. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Where the user's password is. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretFile>,
+    /// Where the user's security token is; not needed from a trusted address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub security_token: Option<SecretFile>,
+}
+
+impl Default for PasswordFile {
+    fn default() -> Self {
+        Self {
+            client_id: None,
+            client_secret: None,
+            // Salesforce documents no other way for this flow (SF §1.2).
+            send_secret: "body".into(),
+            username: None,
+            password: None,
+            security_token: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenExchangeFile {
+    /// The consumer key of the app. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Where the consumer secret is, if the app requires one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<SecretFile>,
+    /// `basic`: in the Authorization header; `body`: in the form.
+    #[cfg_attr(test, schemars(extend("enum" = ["basic", "body"])))]
+    pub send_secret: String,
+    /// Where the identity provider's token is; read anew at each login. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject_token: Option<SecretFile>,
+    /// What kind of token it is.
+    #[cfg_attr(test, schemars(extend("enum" = ["jwt", "id_token", "access_token", "refresh_token", "saml2"])))]
+    pub subject_token_type: String,
+    /// Scopes to ask for, separated by blanks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// The Apex class that maps the user, if it is not the default one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_handler: Option<String>,
+}
+
+impl Default for TokenExchangeFile {
+    fn default() -> Self {
+        Self {
+            client_id: None,
+            client_secret: None,
+            send_secret: "body".into(),
+            subject_token: None,
+            subject_token_type: "jwt".into(),
+            scope: None,
+            token_handler: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct SamlBearerFile {
+    /// The consumer key of the app. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// The Salesforce user name. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Where the private key is: an RSA key of 2048 bits or more, PEM. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<SecretFile>,
+    /// The Audience of the assertion; derived from `login_url` when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct PlatformCredentialsFile {
+    /// Path of the token endpoint at `login_url`, e.g. `/v2/token`. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_path: Option<String>,
+    /// `form` or `json`.
+    #[cfg_attr(test, schemars(extend("enum" = ["form", "json"])))]
+    pub body: String,
+    /// Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Where the client secret is. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<SecretFile>,
+    /// `basic`: in the Authorization header; `body`: in the body.
+    #[cfg_attr(test, schemars(extend("enum" = ["basic", "body"])))]
+    pub send_secret: String,
+    /// More fields of the body, e.g. `scope` or `account_id`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
+}
+
+impl Default for PlatformCredentialsFile {
+    fn default() -> Self {
+        Self {
+            token_path: None,
+            body: "form".into(),
+            client_id: None,
+            client_secret: None,
+            // RFC 6749 §2.3.1 recommends it.
+            send_secret: "basic".into(),
+            parameters: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct StaticFile {
+    /// Where the access token is; a replaced one counts within seconds. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<SecretFile>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct CommandFile {
+    /// Program and arguments; no shell. Required.
+    pub run: Vec<String>,
+}
+
+/// What is particular about the org's API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiFile {
+    /// `instance`: the org's own host; `platform`: the Salesforce API Platform (Agentforce, Models); `other`: another cloud's.
+    #[cfg_attr(test, schemars(extend("enum" = ["instance", "platform", "other"])))]
+    pub host: String,
+    /// Only for `host: platform`: where calls go when the token answer names no host; `https://api.salesforce.com` when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Only for `host: other`: the field of the token answer that names the host, e.g. `rest_instance_url`; left out: `instance_url` of the settings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_field: Option<String>,
+    /// Only for `host: other`: path prefixes that go to the host in another field, e.g. `/Service.asmx: soap_instance_url`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub also: BTreeMap<String, String>,
+    /// Headers set on every call in place of the caller's, e.g. `Pardot-Business-Unit-Id`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Default for ApiFile {
+    fn default() -> Self {
+        Self {
+            host: "instance".into(),
+            url: None,
+            host_field: None,
+            also: BTreeMap::new(),
+            headers: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct DataCloudFile {
+    /// The dataspace that its token is for.
+    pub dataspace: String,
+    /// Its token is renewed when so much of the life is left; 30s to 1h …
+    pub renew_before: Span,
+    /// … or at this age, whichever comes first; 1m to 2h.
+    pub renew_age: Span,
+}
+
+impl Default for DataCloudFile {
+    fn default() -> Self {
+        Self {
+            dataspace: "default".into(),
+            // Both as Salesforce's own client does it (SF §9).
+            renew_before: Span::new("5m"),
+            renew_age: Span::new("15m"),
+        }
+    }
+}
+
 /// The life of a token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -200,8 +586,12 @@ pub struct TokenFile {
     pub cool_down: Span,
     /// 1 to 1000000 calls that may wait for a token at one time.
     pub max_waiters: i64,
-    /// One exchange with the login host, whole; 1s to 5m.
+    /// One exchange with the login host, whole; 1s to 5m. Of the grant command: its run.
     pub exchange_timeout: Span,
+    /// Ask the login host when a new token ends; needs a grant with the app's secret.
+    pub introspect: bool,
+    /// When the renewal is due, use the session once instead, which extends it (an API call in place of a login).
+    pub keep_alive: bool,
 }
 
 impl Default for TokenFile {
@@ -216,6 +606,10 @@ impl Default for TokenFile {
             max_waiters: 4096,
             // Longer than refresh_wait: the exchange goes on for the calls that come next.
             exchange_timeout: Span::new("30s"),
+            // One more request for each login; most orgs' tokens live as long as assumed.
+            introspect: false,
+            // A login is proven to work each time it is due; a session kept alive proves nothing of the credential.
+            keep_alive: false,
         }
     }
 }
@@ -469,6 +863,7 @@ mod tests {
                     private_key: Some(keys),
                     ..Default::default()
                 }),
+                ..Default::default()
             },
             ..Default::default()
         };

@@ -278,11 +278,11 @@ mod tests {
             ("just text", "c.yaml: expected a mapping (`key: value` lines)"),
             (
                 "thread: 2",
-                "thread: unknown key; did you mean `threads`? (known here: admin, listeners, log, orgs, replay, shutdown, threads, upstream)",
+                "thread: unknown key; did you mean `threads`? (known here: admin, listeners, log, orgs, replay, shutdown, store, threads, upstream)",
             ),
             (
                 "listeners: [{adress: x}]",
-                "listeners[0].adress: unknown key; did you mean `address`? (known here: address, allowed_origins, extra_paths, hosts, idle_timeout, insecure_allow_any_caller, max_connections, org)",
+                "listeners[0].adress: unknown key; did you mean `address`? (known here: address, allowed_origins, extra_paths, hosts, idle_timeout, insecure_allow_any_caller, max_connections, org, users)",
             ),
             (
                 "log: {requests: no}",
@@ -328,7 +328,7 @@ mod tests {
             ),
             (
                 "\"a b\": 1",
-                "(unusual key): unknown key (known here: admin, listeners, log, orgs, replay, shutdown, threads, upstream)",
+                "(unusual key): unknown key (known here: admin, listeners, log, orgs, replay, shutdown, store, threads, upstream)",
             ),
         ];
         for (yaml, expected) in table {

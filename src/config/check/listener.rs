@@ -41,6 +41,13 @@ impl Check {
         let addresses = self.addresses(&address_at, &file.address);
         self.only_local(&address_at, addresses.as_deref(), file.insecure_allow_any_caller);
         let org = self.org_of(&format!("{at}.org"), file.org.as_deref(), orgs);
+        let users = match &file.users {
+            Some(users) => {
+                let of = org.as_ref().and_then(|name| orgs.get(name.as_str()));
+                self.users(&format!("{at}.users"), users, of).map(Some)
+            }
+            None => Some(None),
+        };
         let hosts = self.each(&format!("{at}.hosts"), &file.hosts, Self::host);
         let origins = self.each(
             &format!("{at}.allowed_origins"),
@@ -57,7 +64,7 @@ impl Check {
             allowed_origins: origins?,
             extra_paths: paths?,
             insecure_allow_any_caller: file.insecure_allow_any_caller,
-            users: None,
+            users: users?,
             max_connections: connections?,
             idle_timeout: idle?,
         })
@@ -88,8 +95,15 @@ impl Check {
                 self.refuse(at, text)
             }
             (None, [only]) => Some(OrgName::new(*only)),
-            // None or several: told at `orgs`.
-            (None, _) => None,
+            // Told at `orgs`.
+            (None, []) => None,
+            (None, several) => {
+                let text = format!(
+                    "expected the org that calls go to, one of {}, found nothing",
+                    several.join(", ")
+                );
+                self.refuse(at, text)
+            }
         }
     }
 
@@ -139,7 +153,7 @@ impl Check {
         }
     }
 
-    fn each(
+    pub(super) fn each(
         &mut self,
         at: &str,
         texts: &[String],
@@ -188,7 +202,7 @@ impl Check {
         })
     }
 
-    fn extra_path(&mut self, at: String, text: &str) -> Option<String> {
+    pub(super) fn extra_path(&mut self, at: String, text: &str) -> Option<String> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.~!$&'()+,;=:@".contains(c);
         let odd = !text.starts_with('/') || !text.chars().all(plain) || text.contains("//");
         if odd || text.split('/').any(|segment| matches!(segment, "." | "..")) {

@@ -1,16 +1,16 @@
-//! The rules for orgs: names, login hosts, grants, token life.
+//! The rules for orgs: names, login hosts, token life. `grant.rs` has those for grants, `api.rs` those for what is called.
 //!
 //! Invariants: a credential goes over TLS or to loopback; a URL that carries a password is never quoted.
-//! Source: SF §1.4.2 (where client credentials work), §7.1 (host forms and the JWT audience).
+//! Source: SF §7.1 (host forms and the JWT audience), §3.5 (what introspection needs).
 
 use std::{collections::BTreeMap, time::Duration};
 
 use url::{Host, Url};
 
-use super::{Check, HOUR, INSTANT, MINUTE, SECOND};
+use super::{Check, HOUR, INSTANT, MINUTE, SECOND, grant::Kind};
 use crate::config::{
-    Api, Budget, ClientCredentials, Grant, JwtBearer, LoginHost, Org, OrgName, SecretRef, SendSecret, TokenSettings,
-    file::{BudgetFile, ClientCredentialsFile, GrantFile, JwtBearerFile, OrgFile, SecretFile, TokenFile},
+    Budget, LoginHost, Org, OrgName, TokenSettings,
+    file::{BudgetFile, File, OrgFile},
     problem::{shown, url_shown},
 };
 
@@ -22,24 +22,11 @@ const UI_HOSTS: [&str; 4] = [
     "sfcrmapps.cn",
 ];
 
-const GENERIC_LOGIN_HOSTS: [&str; 2] = ["login.salesforce.com", "test.salesforce.com"];
-
 impl Check {
     pub(super) fn orgs(&mut self, files: &BTreeMap<String, OrgFile>) -> Option<BTreeMap<OrgName, Org>> {
-        match files.len() {
-            0 => {
-                let text = "expected one org, found none; add `orgs: {main: {login_url: …, grant: …}}`";
-                self.problems.add("orgs", text);
-            }
-            1 => {}
-            many => {
-                let names: Vec<_> = files.keys().map(String::as_str).collect();
-                let text = format!(
-                    "expected one org, found {many} ({}); several orgs come in a later version, until then run one proxy for each",
-                    names.join(", ")
-                );
-                self.problems.add("orgs", text);
-            }
+        if files.is_empty() {
+            let text = "expected at least one org, found none; add `orgs: {main: {login_url: …, grant: …}}`";
+            self.problems.add("orgs", text);
         }
         let checked = files.iter().map(|(name, file)| {
             let org = self.org(&format!("orgs.{name}"), name, file);
@@ -48,16 +35,47 @@ impl Check {
         checked.collect::<Vec<_>>().into_iter().collect()
     }
 
+    /// An org that is only configured would log in for nobody.
+    pub(super) fn every_org_is_used(&mut self, file: &File) {
+        // A listener without a good name is told at the listener; it may be the one.
+        let named = |org: &Option<String>| org.as_ref().is_some_and(|org| file.orgs.contains_key(org));
+        if file.orgs.len() < 2 || !file.listeners.iter().all(|listener| named(&listener.org)) {
+            return;
+        }
+        for name in file.orgs.keys() {
+            let leads = |org: &Option<String>| org.as_ref() == Some(name);
+            if !file.listeners.iter().any(|listener| leads(&listener.org)) {
+                let text = format!("no listener leads to it; add one with `org: {name}`, or take the org out");
+                self.problems.add(format!("orgs.{name}"), text);
+            }
+        }
+    }
+
     fn org(&mut self, at: &str, name: &str, file: &OrgFile) -> Option<Org> {
         let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
         if !(1..=63).contains(&name.len()) || !name.bytes().all(known) {
             let text = format!("expected a name of 1 to 63 of a-z, 0-9, - and _, found {}", shown(name));
             self.problems.add(at, text);
         }
-        let login = self.login_url(&format!("{at}.login_url"), file.login_url.as_deref());
+        let kind = Kind::of(&file.grant);
         let instance = self.instance_url(&format!("{at}.instance_url"), file.instance_url.as_deref());
+        let known_instance = instance.as_ref().and_then(Option::as_ref);
+        let login_at = format!("{at}.login_url");
+        let login = match (&file.login_url, kind.is_some_and(Kind::finds)) {
+            // Nothing is sent there.
+            (None, true) => Some(known_instance.cloned().unwrap_or_else(production)),
+            (text, _) => self.login_url(&login_at, text.as_deref()),
+        };
         let grant = self.grant(&format!("{at}.grant"), &file.grant, login.as_ref());
-        let token = self.token(&format!("{at}.token"), &file.token);
+        let api = self.api(&format!("{at}.api"), &file.api, kind);
+        self.instance_is_known(at, file, kind);
+        let token = self.token(&format!("{at}.token"), file, kind);
+        let data_cloud = match &file.data_cloud {
+            Some(data_cloud) => self
+                .data_cloud(&format!("{at}.data_cloud"), data_cloud, &file.api.host)
+                .map(Some),
+            None => Some(None),
+        };
         let budget = self.budget(&format!("{at}.login_budget"), &file.login_budget);
         Some(Org {
             login: LoginHost { url: login? },
@@ -65,9 +83,26 @@ impl Check {
             instance_url: instance?,
             token: token?,
             budget: budget?,
-            data_cloud: None,
-            api: Api::default(),
+            data_cloud: data_cloud?,
+            api: api?,
         })
+    }
+
+    /// The host that calls go to has to be told by the token answer or here.
+    fn instance_is_known(&mut self, at: &str, file: &OrgFile, kind: Option<Kind>) {
+        if file.instance_url.is_some() {
+            return;
+        }
+        let text = match (kind, file.api.host.as_str()) {
+            (Some(Kind::Static), _) => {
+                "expected the org's URL, such as `https://acme.my.salesforce.com`, found nothing; the grant static tells none"
+            }
+            (_, "other") if file.api.host_field.is_none() => {
+                "expected the URL of the API, such as `https://pi.pardot.com`, found nothing; set it, or `api.host_field`"
+            }
+            _ => return,
+        };
+        self.problems.add(format!("{at}.instance_url"), text);
     }
 
     fn login_url(&mut self, at: &str, text: Option<&str>) -> Option<Url> {
@@ -96,7 +131,7 @@ impl Check {
     }
 
     /// An origin that a credential may go to.
-    fn origin_url(&mut self, at: &str, text: &str) -> Option<Url> {
+    pub(super) fn origin_url(&mut self, at: &str, text: &str) -> Option<Url> {
         let Ok(url) = Url::parse(text.trim()) else {
             let found = url_shown(text);
             return self.refuse(
@@ -136,151 +171,16 @@ impl Check {
         Some(url)
     }
 
-    fn grant(&mut self, at: &str, file: &GrantFile, login: Option<&Url>) -> Option<Grant> {
-        let jwt = file.jwt_bearer.as_ref();
-        let secret = file.client_credentials.as_ref();
-        if jwt.is_some() == secret.is_some() {
-            let found = if jwt.is_some() { "both" } else { "neither" };
-            self.problems.add(
-                at,
-                format!("expected one of jwt_bearer and client_credentials, found {found}"),
-            );
-        }
-        let jwt = jwt.map(|file| {
-            self.jwt_bearer(&format!("{at}.jwt_bearer"), file, login)
-                .map(Grant::JwtBearer)
-        });
-        let secret = secret.map(|file| {
-            let checked = self.client_credentials(&format!("{at}.client_credentials"), file);
-            self.my_domain_only(at, login);
-            checked.map(Grant::ClientCredentials)
-        });
-        jwt.or(secret)?
-    }
-
-    fn jwt_bearer(&mut self, at: &str, file: &JwtBearerFile, login: Option<&Url>) -> Option<JwtBearer> {
-        let client_id = self.client_id(at, file.client_id.as_deref());
-        let username = self.username(&format!("{at}.username"), file.username.as_deref());
-        let key = self.secret(&format!("{at}.private_key"), file.private_key.as_ref(), "key.pem");
-        let audience = match file.audience.as_deref() {
-            Some(text) => self.audience(&format!("{at}.audience"), text),
-            None => login.map(audience_for),
-        };
-        Some(JwtBearer {
-            client_id: client_id?,
-            username: username?,
-            private_key: key?,
-            audience: audience?,
-        })
-    }
-
-    fn client_credentials(&mut self, at: &str, file: &ClientCredentialsFile) -> Option<ClientCredentials> {
-        let client_id = self.client_id(at, file.client_id.as_deref());
-        let secret = self.secret(
-            &format!("{at}.client_secret"),
-            file.client_secret.as_ref(),
-            "client-secret",
-        );
-        let send = match file.send_secret.as_str() {
-            "basic" => Some(SendSecret::Basic),
-            "body" => Some(SendSecret::Body),
-            other => self.refuse(
-                format!("{at}.send_secret"),
-                format!("expected basic or body, found {}", shown(other)),
-            ),
-        };
-        Some(ClientCredentials {
-            client_id: client_id?,
-            client_secret: secret?,
-            send_secret: send?,
-        })
-    }
-
-    /// Elsewhere Salesforce says `invalid_grant: request not supported on this domain`.
-    fn my_domain_only(&mut self, grant_at: &str, login: Option<&Url>) {
-        let host = login.and_then(Url::host_str).unwrap_or_default();
-        if GENERIC_LOGIN_HOSTS.contains(&host) {
-            let at = grant_at.replace(".grant", ".login_url");
+    fn token(&mut self, at: &str, org: &OrgFile, kind: Option<Kind>) -> Option<TokenSettings> {
+        let file = &org.token;
+        self.can_introspect(&format!("{at}.introspect"), org, kind);
+        if file.keep_alive && org.api.host != "instance" {
             let text = format!(
-                "client_credentials does not work on {host}; use the org's My Domain URL, such as `https://acme.my.salesforce.com`"
+                "works with `api.host: instance` only, found {}; set it to false",
+                shown(&org.api.host)
             );
-            self.problems.add(at, text);
+            self.problems.add(format!("{at}.keep_alive"), text);
         }
-    }
-
-    fn client_id(&mut self, at: &str, text: Option<&str>) -> Option<String> {
-        let at = format!("{at}.client_id");
-        let text = self.given(&at, text, "the consumer key of the app")?.trim();
-        if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return self.refuse(at, "expected the consumer key of the app, found text with blanks in it");
-        }
-        Some(text.to_owned())
-    }
-
-    fn username(&mut self, at: &str, text: Option<&str>) -> Option<String> {
-        let text = self
-            .given(at, text, "a Salesforce user name, such as `integration@acme.example`")?
-            .trim();
-        if !text.contains('@') || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            let text = format!(
-                "expected a Salesforce user name in the form of an e-mail address, found {}",
-                shown(text)
-            );
-            return self.refuse(at, text);
-        }
-        Some(text.to_owned())
-    }
-
-    /// Kept as written: the login host compares it letter by letter.
-    fn audience(&mut self, at: &str, text: &str) -> Option<String> {
-        let text = text.trim();
-        let good = Url::parse(text).is_ok_and(|url| {
-            let tls = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
-            tls && url.username().is_empty() && url.password().is_none()
-        });
-        match good {
-            true => Some(text.to_owned()),
-            false => {
-                let found = url_shown(text);
-                self.refuse(
-                    at,
-                    format!("expected a URL such as `https://login.salesforce.com`, found {found}"),
-                )
-            }
-        }
-    }
-
-    /// What is not a reference is likely the secret itself, so it is never quoted.
-    fn secret(&mut self, at: &str, file: Option<&SecretFile>, example: &str) -> Option<SecretRef> {
-        let expected = format!("expected a reference: `file:/run/secrets/sf/{example}` or `env:NAME`");
-        let (path, variable) = match file {
-            None => return self.refuse(at, format!("{expected}, found nothing")),
-            Some(SecretFile::Text(text)) => (text.strip_prefix("file:"), text.strip_prefix("env:")),
-            Some(SecretFile::Keys(keys)) => (keys.file.as_deref(), keys.env.as_deref()),
-        };
-        match (path, variable) {
-            (Some(path), None) => self.path(at, path.trim()).map(SecretRef::File),
-            (None, Some(name)) => self.variable(at, name.trim()).map(SecretRef::Env),
-            (Some(_), Some(_)) => self.refuse(at, format!("{expected}, found both")),
-            (None, None) => {
-                let text = format!(
-                    "{expected}, found something else (not shown); a secret may not stand in the configuration itself"
-                );
-                self.refuse(at, text)
-            }
-        }
-    }
-
-    fn variable(&mut self, at: &str, name: &str) -> Option<String> {
-        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        let good = name.bytes().all(word) && name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
-        match good && name.len() <= 128 {
-            true => Some(name.to_owned()),
-            false => self.refuse(at, "expected the name of an environment variable after `env:` (A-Z, 0-9, _), found something else (not shown)"),
-        }
-    }
-
-    fn token(&mut self, at: &str, file: &TokenFile) -> Option<TokenSettings> {
         let lifetime = self.span(&format!("{at}.lifetime"), &file.lifetime, MINUTE..=24 * HOUR);
         let wait = self.span(&format!("{at}.refresh_wait"), &file.refresh_wait, INSTANT..=5 * MINUTE);
         let cool_down = self.span(&format!("{at}.cool_down"), &file.cool_down, Duration::ZERO..=HOUR);
@@ -296,9 +196,31 @@ impl Check {
             cool_down: cool_down?,
             max_waiters: waiters?,
             exchange_timeout: exchange?,
-            introspect: false,
-            keep_alive: false,
+            introspect: file.introspect,
+            keep_alive: file.keep_alive,
         })
+    }
+
+    /// Introspection asks for the app's secret, and knows no token of the password flow.
+    fn can_introspect(&mut self, at: &str, org: &OrgFile, kind: Option<Kind>) {
+        let Some(kind) = kind.filter(|_| org.token.introspect) else {
+            return;
+        };
+        let grant = &org.grant;
+        let with_secret = match kind {
+            Kind::ClientCredentials => true,
+            Kind::RefreshToken => grant.refresh_token.as_ref().is_some_and(|g| g.client_secret.is_some()),
+            Kind::TokenExchange => grant.token_exchange.as_ref().is_some_and(|g| g.client_secret.is_some()),
+            _ => false,
+        };
+        if !with_secret {
+            let text = format!(
+                "needs the grant client_credentials, or refresh_token or token_exchange with a client_secret; \
+                 found {}; set it to false",
+                kind.word()
+            );
+            self.problems.add(at, text);
+        }
     }
 
     fn budget(&mut self, at: &str, file: &BudgetFile) -> Option<Budget> {
@@ -308,13 +230,6 @@ impl Check {
             burst: burst?,
             per_minute: per_minute?,
         })
-    }
-
-    fn given<'a>(&mut self, at: &str, text: Option<&'a str>, expected: &str) -> Option<&'a str> {
-        match text {
-            Some(text) if !text.trim().is_empty() => Some(text),
-            _ => self.refuse(at, format!("expected {expected}, found nothing")),
-        }
     }
 }
 
@@ -338,13 +253,17 @@ pub fn audience_for(login: &Url) -> String {
 const PRODUCTION: &str = "https://login.salesforce.com";
 const SANDBOX: &str = "https://test.salesforce.com";
 
-fn is_loopback(url: &Url) -> bool {
+pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
         Some(Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
     }
+}
+
+fn production() -> Url {
+    PRODUCTION.parse().expect("the address must be a URL")
 }
 
 fn is_or_is_under(host: &str, domain: &str) -> bool {

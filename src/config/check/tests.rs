@@ -300,11 +300,19 @@ fn orgs_and_grants_are_checked() {
     assert_table(&[
         (
             "".into(),
-            "orgs: expected one org, found none; add `orgs: {main: {login_url: …, grant: …}}`",
+            "orgs: expected at least one org, found none; add `orgs: {main: {login_url: …, grant: …}}`",
         ),
         (
             format!("orgs: {{a: {org}, b: {org}}}\nlisteners: [{{org: a}}]"),
-            "orgs: expected one org, found 2 (a, b); several orgs come in a later version, until then run one proxy for each",
+            "orgs.b: no listener leads to it; add one with `org: b`, or take the org out",
+        ),
+        (
+            format!("orgs: {{a: {org}, b: {org}}}\nlisteners: [{{org: a}}, {{org: b, address: 'localhost:1'}}]"),
+            "",
+        ),
+        (
+            format!("orgs: {{a: {org}, b: {org}}}\nlisteners: [{{}}]"),
+            "listeners[0].org: expected the org that calls go to, one of a, b, found nothing",
         ),
         (
             format!("orgs: {{Main: {org}}}"),
@@ -316,14 +324,14 @@ fn orgs_and_grants_are_checked() {
         ),
         (
             org_with("https://a.my.salesforce.com", "{}"),
-            "orgs.main.grant: expected one of jwt_bearer and client_credentials, found neither",
+            "orgs.main.grant: expected exactly one of jwt_bearer, client_credentials, refresh_token, password, token_exchange, saml_bearer, oauth2_client_credentials, static, command; found none",
         ),
         (
             jwt("client_id: id, username: u@x, private_key: 'file:/k'").replace(
                 "{jwt_bearer",
                 "{client_credentials: {client_id: id, client_secret: 'env:S'}, jwt_bearer",
             ),
-            "orgs.main.grant: expected one of jwt_bearer and client_credentials, found both",
+            "orgs.main.grant: expected exactly one of jwt_bearer, client_credentials, refresh_token, password, token_exchange, saml_bearer, oauth2_client_credentials, static, command; found jwt_bearer, client_credentials",
         ),
         (
             jwt(""),

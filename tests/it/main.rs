@@ -12,6 +12,8 @@ mod admin;
 #[cfg(feature = "demo")]
 mod binary;
 mod check;
+#[cfg(feature = "demo")]
+mod data_cloud;
 mod docs;
 mod egress;
 mod guard;

@@ -21,6 +21,8 @@ mod hard_cases;
 mod org_trouble;
 mod outage;
 mod passthrough;
+mod platforms;
 #[cfg(feature = "demo")]
 mod practice;
 mod refusal;
+mod users;

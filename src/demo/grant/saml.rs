@@ -89,7 +89,7 @@ fn verify<'a>(
     let named = conditions
         .text_at(&["AudienceRestriction", "Audience"])
         .ok_or(AUDIENCE)?;
-    if !audiences.iter().any(|a| *a == named) {
+    if !audiences.contains(&named) {
         return Err(AUDIENCE);
     }
     let subject = root.child("Subject").ok_or(MALFORMED)?;

@@ -107,7 +107,7 @@ impl Control {
     }
 
     /// Spends all refresh tokens, as if somebody else had refreshed with rotation and kept the new ones; says how many.
-    pub fn spend_refresh_tokens(&self) -> usize {
+    pub fn spend(&self) -> usize {
         let mut grants = self.0.grants();
         let living = grants.approvals.living();
         living

@@ -33,7 +33,7 @@ const CALLS: [&str; 21] = [
     "POST /control/move {to_second}",
     "POST /control/clock {advance_s}",
     "POST /control/revoke_refresh_tokens",
-    "POST /control/spend_refresh_tokens",
+    "POST /control/spend",
     "POST /control/rotation {on}",
     "POST /control/password_flow {on}",
     "POST /control/lose_token_answers {count}",
@@ -148,7 +148,7 @@ fn answer(
         }
         ("POST", "revoke") => return Ok(Some(json!({"revoked": control.revoke()}))),
         ("POST", "revoke_refresh_tokens") => return Ok(Some(json!({"revoked": control.revoke_refresh_tokens()}))),
-        ("POST", "spend_refresh_tokens") => return Ok(Some(json!({"spent": control.spend_refresh_tokens()}))),
+        ("POST", "spend") => return Ok(Some(json!({"spent": control.spend()}))),
         ("POST", "expire_dc") => return Ok(Some(json!({"expired": control.expire_dc()}))),
         ("POST", "approve_device") => {
             let Small { user_code, allow, .. } = small()?;

@@ -92,10 +92,7 @@ async fn with_rotation_the_old_one_is_spent_and_presenting_it_ends_everything() 
 async fn what_somebody_else_spent_is_dead_for_us() {
     let practice = start(|_| {}).await;
     let login = practice.approved().await;
-    assert_eq!(
-        practice.control("spend_refresh_tokens", json!({})).await,
-        json!({"spent": 1})
-    );
+    assert_eq!(practice.control("spend", json!({})).await, json!({"spent": 1}));
     assert!(
         practice.org.knows(text(&login, "access_token")),
         "until it is presented"

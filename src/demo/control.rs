@@ -131,6 +131,12 @@ impl Control {
         self.0.faults().lost_answers = count;
     }
 
+    /// Every token call is done at once and answered so much later: a caller that gives up meanwhile has its refresh token rotated all the same.
+    /// [`Latency::token`] is the other case, where the org has not begun.
+    pub fn delay_token_answers(&self, by: Duration) {
+        self.0.faults().token_answer_delay = by;
+    }
+
     /// Ends all Data Cloud tokens; says how many lived. Core sessions stay.
     pub fn expire_dc(&self) -> usize {
         self.0.dc_tokens().expire_all(self.0.now())

@@ -59,7 +59,7 @@ impl<'a> Element<'a> {
         })
     }
 
-    /// The only child of this name, in its parent's namespace or in `other`; two are none.
+    /// The only child of this local name, whatever its namespace; two are none.
     pub(super) fn child(&self, local: &str) -> Option<&Self> {
         let mut found = self.children().filter(|child| child.local() == local);
         found.next().filter(|_| found.next().is_none())

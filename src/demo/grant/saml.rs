@@ -196,5 +196,13 @@ mod tests {
             at(&whole.replace("  <saml:Subject>", "<saml:Subject>"), 1_790_000_000),
             Some(WRONG_KEY)
         );
+        let inclusive =
+            "<ec:InclusiveNamespaces xmlns:ec=\"http://www.w3.org/2001/10/xml-exc-c14n#\" PrefixList=\"xs\"/>";
+        for element in ["Transform", "CanonicalizationMethod"] {
+            let start = format!("<{element} Algorithm=\"{EXCLUSIVE}\"");
+            let filled = whole.replace(&format!("{start}/>"), &format!("{start}>{inclusive}</{element}>"));
+            assert_ne!(filled, whole);
+            assert_eq!(at(&filled, 1_790_000_000), Some(MALFORMED), "{element}");
+        }
     }
 }

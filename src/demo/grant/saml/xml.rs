@@ -327,6 +327,8 @@ mod tests {
             "<!DOCTYPE a><a></a>",
             "<a>&x;</a>",
             "<p:a></p:a>",
+            "<a!></a!>",
+            "<a b!=\"1\"></a>",
             "<a></a><a></a>",
         ] {
             assert!(parse(bad).is_none(), "{bad}");

@@ -126,15 +126,23 @@ fn walk(schema: &Value, node: &Value, at: String, keys: &mut Vec<Key>) {
             walk(schema, property, format!("{at}{dot}{name}"), keys);
         }
     } else if let Some(named) = node.get("additionalProperties").filter(|named| named.is_object()) {
-        walk(schema, named, format!("{at}{dot}NAME"), keys);
+        match named.get("$ref") {
+            Some(_) => walk(schema, named, format!("{at}{dot}NAME"), keys),
+            // Of texts: told where the mapping is.
+            None => keys.push(key(format!("{at}{dot}NAME"), node)),
+        }
     } else if let Some(items) = node.get("items").filter(|items| items.get("$ref").is_some()) {
         walk(schema, items, format!("{at}[]"), keys);
     } else {
-        keys.push(Key {
-            path: at,
-            default: default_of(&node["default"]),
-            meaning: node["description"].as_str().unwrap_or_default().replace('\n', " "),
-        });
+        keys.push(key(at, node));
+    }
+}
+
+fn key(path: String, node: &Value) -> Key {
+    Key {
+        path,
+        default: default_of(&node["default"]),
+        meaning: node["description"].as_str().unwrap_or_default().replace('\n', " "),
     }
 }
 
@@ -150,10 +158,8 @@ fn default_of(value: &Value) -> String {
 /// Whether a variable's path means this key.
 fn sets(variable: &env::Variable, key: &str) -> bool {
     let path = variable.path.replace('*', "NAME").replace("listeners.0", "listeners[]");
-    match path.split_once('?') {
-        Some((before, after)) => key.starts_with(before) && key.ends_with(after),
-        None => path == key,
-    }
+    let mut grants = variable.grants.iter();
+    path == key || grants.any(|grant| path.replace('?', grant) == key)
 }
 
 #[test]

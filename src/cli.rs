@@ -11,7 +11,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Config, Problems, Vars};
+use crate::{
+    clock::Clock,
+    config::{self, Config, Problems, Vars},
+};
 
 mod check;
 #[cfg(feature = "demo")]
@@ -66,7 +69,7 @@ pub fn main() -> ExitCode {
             Ok(config) => start(config),
             Err(problems) => return refuse(&problems),
         },
-        Command::Check(source) => return check::check(source.load()),
+        Command::Check(source) => return check::check(source.load(), &Vars::of_process()),
         #[cfg(feature = "demo")]
         Command::Demo(options) => demo::demo(&options),
         Command::Version => {
@@ -83,6 +86,9 @@ pub fn main() -> ExitCode {
 fn start(config: Config) -> anyhow::Result<ExitCode> {
     crate::log::init(&config.log)?;
     crate::log::log_effective(&config);
+    for warning in config.warnings(Clock::system().now()) {
+        tracing::warn!("{warning}");
+    }
     run::run(config)
 }
 

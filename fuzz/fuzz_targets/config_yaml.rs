@@ -20,7 +20,10 @@ fuzz_target!(|text: &str| {
     if let Err(told) = read(text) {
         // One line a problem, and something to say.
         assert!(!told.is_empty());
-        assert!(!told.contains(|c: char| c.is_control() && c != '\n'), "unprintable: {told:?}");
+        assert!(
+            !told.contains(|c: char| c.is_control() && c != '\n'),
+            "unprintable: {told:?}"
+        );
     }
     if text.len() > 120 || text.contains("CANARY") {
         return;
@@ -28,17 +31,28 @@ fuzz_target!(|text: &str| {
     let place = PLACES[text.len() % PLACES.len()];
     // As the value, whatever YAML's own characters it has.
     if !text.trim_start().starts_with("file:") && !text.trim_start().starts_with("env:") {
-        for value in [format!("{text}CANARY"), format!("CANARY{text}"), format!("{text}CANARY{text}")] {
+        for value in [
+            format!("{text}CANARY"),
+            format!("CANARY{text}"),
+            format!("{text}CANARY{text}"),
+        ] {
             check_hidden(place, &json!(value).to_string());
         }
     }
-    for value in [json!({format!("{text}CANARY"): text}), json!({text: "CANARY"}), json!([text, "CANARY"])] {
+    for value in [
+        json!({format!("{text}CANARY"): text}),
+        json!({text: "CANARY"}),
+        json!([text, "CANARY"]),
+    ] {
         if text != "file" && text != "env" {
             check_hidden(place, &value.to_string());
         }
     }
     // And as it is, on one line, where it is no reference.
-    if !text.contains(['\n', '\r', '\\', '\u{85}', '\u{2028}', '\u{2029}']) && !text.contains("file") && !text.contains("env") {
+    if !text.contains(['\n', '\r', '\\', '\u{85}', '\u{2028}', '\u{2029}'])
+        && !text.contains("file")
+        && !text.contains("env")
+    {
         check_hidden(place, &format!("{text}CANARY"));
         check_hidden(place, &format!("CANARY{text}"));
     }
@@ -52,12 +66,17 @@ fn read(yaml: &str) -> Result<String, String> {
     let again = from_yaml(&effective, "effective", &vars)
         .unwrap_or_else(|problems| panic!("the effective configuration is refused:\n{problems}\n{effective}"));
     assert_eq!(again.to_yaml(), effective, "it does not read back alike");
-    assert_eq!(format!("{again:?}"), format!("{config:?}"), "it does not read back alike");
+    assert_eq!(
+        format!("{again:?}"),
+        format!("{config:?}"),
+        "it does not read back alike"
+    );
     Ok(format!("{effective}\n{config:?}"))
 }
 
 fn check_hidden(place: &str, value: &str) {
-    let yaml = format!("orgs:\n  main:\n    login_url: https://acme.my.salesforce.com\n    grant:\n      {place}: {value}\n");
+    let yaml =
+        format!("orgs:\n  main:\n    login_url: https://acme.my.salesforce.com\n    grant:\n      {place}: {value}\n");
     let (Ok(told) | Err(told)) = read(&yaml);
     assert!(!shows(&told, "CANARY"), "a secret is shown:\n{yaml}\n{told}");
 }

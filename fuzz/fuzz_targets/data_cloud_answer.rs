@@ -10,7 +10,7 @@ use sf_token_proxy::{
     fuzzing::{data_cloud_answer, data_cloud_trouble},
     token::refusal::Sent,
 };
-use sf_token_proxy_fuzz::{CANARY, STATUSES, check_instance, check_refusal, now, shows};
+use sf_token_proxy_fuzz::{CANARY, check_instance, check_refusal, now, shows, statuses};
 
 fuzz_target!(|body: &[u8]| {
     match data_cloud_answer(body, now()) {
@@ -25,14 +25,20 @@ fuzz_target!(|body: &[u8]| {
                 let expiry = minted.known_expiry.expect("a life is assumed where none is told");
                 assert!(expiry <= now() + Duration::from_secs(1800));
             }
-            if token.len() >= 8 && body.windows(token.len()).filter(|part| *part == token.as_bytes()).count() == 1 {
+            if token.len() >= 8
+                && body
+                    .windows(token.len())
+                    .filter(|part| *part == token.as_bytes())
+                    .count()
+                    == 1
+            {
                 assert!(!shows(&format!("{minted:?}"), token), "Debug shows the token");
             }
         }
     }
     let mut sent = Sent::default();
     sent.secret(CANARY);
-    for status in STATUSES {
+    for status in statuses(body) {
         let (core_token, refusal) = data_cloud_trouble(status, body, &sent);
         check_refusal(&refusal, CANARY);
         let outage = status >= 500 || matches!(status, 404 | 408 | 420 | 429);

@@ -18,7 +18,10 @@ fuzz_target!(|body: &[u8]| {
     match (told.active, exp) {
         (false, _) => assert_eq!(told.expiry, None),
         (true, Some(exp)) => {
-            assert_eq!(told.expiry, SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(exp)));
+            assert_eq!(
+                told.expiry,
+                SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(exp))
+            );
         }
         (true, None) => {}
     }

@@ -48,19 +48,34 @@ fuzz_target!(|data: &[u8]| {
 /// What holds of a record, whatever it says; `data` chooses what is changed.
 fn check(record: &Record, data: &[u8]) {
     let bytes = seal(record);
-    assert_eq!(open_record(&bytes, &KEYS, IDENTITY).as_ref(), Ok(record), "does not open as it was sealed");
+    assert_eq!(
+        open_record(&bytes, &KEYS, IDENTITY).as_ref(),
+        Ok(record),
+        "does not open as it was sealed"
+    );
     assert_eq!(open_record(&bytes, &KEYS, OTHER), Err(OpenError::Foreign));
     assert_eq!(open_record(&bytes, &STRANGERS, IDENTITY), Err(OpenError::OtherKey));
 
-    let chosen = data.iter().fold(data.len(), |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+    let chosen = data.iter().fold(data.len(), |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(usize::from(*byte))
+    });
     let at = chosen % bytes.len();
     let mut changed = bytes.clone();
     changed[at] ^= 1 << (chosen / bytes.len() % 8);
-    assert!(open_record(&changed, &KEYS, IDENTITY).is_err(), "byte {at} changed, and nobody noticed");
-    assert!(open_record(&bytes[..at], &KEYS, IDENTITY).is_err(), "cut to {at} bytes, and nobody noticed");
+    assert!(
+        open_record(&changed, &KEYS, IDENTITY).is_err(),
+        "byte {at} changed, and nobody noticed"
+    );
+    assert!(
+        open_record(&bytes[..at], &KEYS, IDENTITY).is_err(),
+        "cut to {at} bytes, and nobody noticed"
+    );
     let mut longer = bytes;
     longer.push(data.first().copied().unwrap_or_default());
-    assert!(open_record(&longer, &KEYS, IDENTITY).is_err(), "a byte more, and nobody noticed");
+    assert!(
+        open_record(&longer, &KEYS, IDENTITY).is_err(),
+        "a byte more, and nobody noticed"
+    );
 
     if let Some(token) = &record.token {
         let shown = format!("{record:?}");

@@ -8,9 +8,16 @@ use sf_token_proxy::proxy::surface::{Serves, Surface, surface};
 
 static EXTRA: LazyLock<Vec<String>> = LazyLock::new(|| vec!["/b/".into(), "/sink".into()]);
 
-fuzz_target!(|path: &str| {
+fuzz_target!(|target: &str| {
+    // Whatever else it is, it came as a request target.
+    let Ok(target) = http::uri::PathAndQuery::try_from(target) else {
+        return;
+    };
+    let path = target.path();
     for serves in [Serves::Core, Serves::CoreAndDataCloud, Serves::Everything] {
-        let Ok(family) = surface(path, serves, &EXTRA) else { continue };
+        let Ok(family) = surface(path, serves, &EXTRA) else {
+            continue;
+        };
         assert!(path.starts_with('/'));
         // What servers make of it: decoding never, once, twice, three times before they resolve it.
         let mut decoded = path.as_bytes().to_vec();
@@ -42,7 +49,11 @@ fn check(path: &str, family: Surface, resolved: &[Vec<u8>]) {
         Surface::Platform => !token_endpoints,
     };
     let shown: Vec<_> = resolved.iter().map(|part| String::from_utf8_lossy(part)).collect();
-    assert!(stays, "{path:?} is served as {family:?}, but resolves to /{}", shown.join("/"));
+    assert!(
+        stays,
+        "{path:?} is served as {family:?}, but resolves to /{}",
+        shown.join("/")
+    );
 }
 
 /// The segments that a server comes to: backslashes as slashes, no parameters, no control characters, no empty segments,
@@ -51,7 +62,11 @@ fn resolved(path: &[u8]) -> Vec<Vec<u8>> {
     let mut parts: Vec<Vec<u8>> = vec![];
     for segment in path.split(|byte| matches!(byte, b'/' | b'\\')) {
         let end = segment.iter().position(|byte| *byte == b';').unwrap_or(segment.len());
-        let segment: Vec<u8> = segment[..end].iter().copied().filter(|byte| *byte > b' ' && *byte != 0x7f).collect();
+        let segment: Vec<u8> = segment[..end]
+            .iter()
+            .copied()
+            .filter(|byte| *byte > b' ' && *byte != 0x7f)
+            .collect();
         match segment.as_slice() {
             b"" | b"." => {}
             b".." => drop(parts.pop()),

@@ -7,9 +7,9 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-ALL := tools fmt deny lint doc test-rust bench-smoke clients
+ALL := tools fmt deny lint doc test-rust bench-smoke clients fuzz-smoke
 
-.PHONY: test $(ALL)
+.PHONY: test $(ALL) fuzz-nightly
 
 # Everything, with the time that each part took.
 test:
@@ -26,6 +26,7 @@ tools:
 
 fmt:
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 
 # Licences, banned crates, sources. Advisories need a database that is not in this repository.
 deny:
@@ -52,3 +53,12 @@ clients:
 	cargo test --locked --test it --no-run
 	tests/clients/setup.sh
 	$(TARGET)/clients/venv/bin/python tests/clients/run.py --bin $(TARGET)/debug/sf-token-proxy
+
+# Each fuzz target from its seeds, a fixed number of runs; and clippy for them, with what that has built.
+fuzz-smoke:
+	fuzz/run.sh smoke
+	fuzz/run.sh lint
+
+# Each fuzz target for a minute: in CI every night.
+fuzz-nightly:
+	fuzz/run.sh nightly

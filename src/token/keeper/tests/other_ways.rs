@@ -215,7 +215,7 @@ async fn keepers_that_share_a_budget_log_in_no_more_than_it_allows() {
                 &host,
                 Rules {
                     common: Some(Arc::clone(&common)),
-                    ..rules()
+                    ..budget_of(60)
                 },
             )
         })

@@ -567,7 +567,7 @@ async fn what_the_configuration_has_wrong_is_told_with_78_and_the_place() {
     let rows: &[Change<'_>] = &[
         (
             "/store",
-            json!({}),
+            Value::Null,
             &["store:", "store:\n  file:\n    directory:", "key: file:"],
         ),
         (
@@ -585,6 +585,7 @@ async fn what_the_configuration_has_wrong_is_told_with_78_and_the_place() {
     for (at, value, parts) in rows {
         stage.config = good.clone();
         *stage.config.pointer_mut(at).unwrap() = value.clone();
+        stage.config.as_object_mut().unwrap().retain(|_, part| !part.is_null());
         let told = stage.ended(&["login"]).await;
         assert_eq!(told.code, 78, "{at}: {told:?}");
         for part in *parts {
@@ -614,7 +615,8 @@ async fn what_the_configuration_has_wrong_is_told_with_78_and_the_place() {
     }
     let org = stage.config["orgs"]["main"].clone();
     stage.config["orgs"]["second"] = org;
-    stage.config["listeners"] = json!([{"address": "127.0.0.1:0", "org": "main"}]);
+    let listener = |org: &str| json!({"address": "127.0.0.1:0", "org": org});
+    stage.config["listeners"] = json!([listener("main"), listener("second")]);
     let told = stage.ended(&["login"]).await;
     assert_eq!(told.code, 64, "{told:?}");
     assert!(told.err.contains("say which org: main, second"), "{}", told.err);

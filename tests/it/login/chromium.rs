@@ -2,6 +2,8 @@
 //!
 //! `make browser` runs these; `.ci/tools` installs Debian's `chromium` and `chromium-driver`.
 
+use std::io::Write as _;
+
 use super::*;
 
 /// chromedriver and one headless browser with a profile of its own; both end with this.
@@ -116,21 +118,21 @@ impl Chromium {
         }
     }
 
-    /// How many pages this tab has behind it, and where it says it came from.
     async fn script(&self, script: &str) -> Value {
         let path = format!("{}/execute/sync", self.session);
         self.ask("POST", &path, json!({"script": script, "args": []})).await
-    }
-
-    async fn quit(mut self) {
-        self.ask("DELETE", &self.session, Value::Null).await;
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
     }
 }
 
 impl Drop for Chromium {
     fn drop(&mut self) {
+        // The browser ends with its session, not with the driver; also when a test fails.
+        let ended = std::net::TcpStream::connect(self.address).and_then(|mut stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            write!(stream, "DELETE {} HTTP/1.1\r\nHost: localhost\r\n\r\n", self.session)?;
+            stream.read(&mut [0; 64])
+        });
+        drop(ended);
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
@@ -154,7 +156,7 @@ async fn chromium_allows_and_the_proxy_serves() {
     assert_eq!(browser.script("return document.referrer").await, "");
     let told = login.ended().await;
     assert_eq!(told.code, 0, "{told:?}");
-    browser.quit().await;
+    drop(browser);
 
     let before = stage.org.stats().token_requests;
     let proxy = stage.run().await;
@@ -186,6 +188,6 @@ async fn chromium_denies_and_sees_why() {
     assert_eq!(told.code, 1, "{told:?}");
     assert!(told.err.contains("access_denied"), "{}", told.err);
     assert!(stage.records().is_empty());
-    browser.quit().await;
+    drop(browser);
     stage.org.stop().await;
 }

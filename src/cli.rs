@@ -12,7 +12,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Config, Problems, Vars};
+use crate::{
+    clock::Clock,
+    config::{self, Config, Problems, Vars},
+};
 
 mod check;
 #[cfg(feature = "demo")]
@@ -73,7 +76,7 @@ pub fn main() -> ExitCode {
             Ok(config) => start(config),
             Err(problems) => return refuse(&problems),
         },
-        Command::Check(source) => return check::check(source.load()),
+        Command::Check(source) => return check::check(source.load(), &Vars::of_process()),
         Command::Login(options) => return login::login(&options),
         Command::Logout(options) => return logout::logout(&options),
         #[cfg(feature = "demo")]
@@ -92,6 +95,9 @@ pub fn main() -> ExitCode {
 fn start(config: Config) -> anyhow::Result<ExitCode> {
     crate::log::init(&config.log)?;
     crate::log::log_effective(&config);
+    for warning in config.warnings(Clock::system().now()) {
+        tracing::warn!("{warning}");
+    }
     run::run(config)
 }
 

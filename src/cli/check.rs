@@ -2,22 +2,27 @@
 //!
 //! Reads every reference once, to tell; nothing is contacted.
 //! Invariants: no byte of a secret is printed.
-//! Fails with: 78 and every problem on stderr.
+//! Fails with: 78 and every problem on stderr. Warnings go to stderr as well, and do not fail.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{refuse, say};
+use super::{complain, refuse, say};
 use crate::{
-    config::{Config, Grant, Problems, SecretRef},
+    clock::Clock,
+    config::{ClientAuth, Config, Grant, Problems, SecretRef, Store, Vars},
+    store::seal::SealingKey,
     tls,
     token::grant::check_key,
 };
 
-pub(super) fn check(loaded: Result<Config, Problems>) -> ExitCode {
-    match loaded.and_then(with_references) {
+pub(super) fn check(loaded: Result<Config, Problems>, vars: &Vars) -> ExitCode {
+    match loaded.and_then(|config| with_references(config, vars)) {
         Ok(config) => {
+            for warning in config.warnings(Clock::system().now()) {
+                complain(&format!("warning: {warning}"));
+            }
             say(&format!("ok\n{}{}", config.to_yaml(), egress(&config)));
             ExitCode::SUCCESS
         }
@@ -34,26 +39,125 @@ fn egress(config: &Config) -> &'static str {
 }
 
 /// The configuration, if what it refers to is there and usable.
-fn with_references(config: Config) -> Result<Config, Problems> {
+fn with_references(config: Config, vars: &Vars) -> Result<Config, Problems> {
     let mut problems = Problems::default();
-    for (name, org) in &config.orgs {
-        let at = format!("orgs.{name}.grant");
-        let (at, wrong) = match &org.grant {
-            Grant::JwtBearer(grant) => (format!("{at}.jwt_bearer.private_key"), private_key(&grant.private_key)),
-            Grant::ClientCredentials(grant) => {
-                let at = format!("{at}.client_credentials.client_secret");
-                (at, read(&grant.client_secret).map(drop))
-            }
-            _ => continue,
-        };
-        if let Err(text) = wrong {
+    let mut note = |at: String, checked: Result<(), String>| {
+        if let Err(text) = checked {
             problems.add(at, text);
+        }
+    };
+    for (name, org) in &config.orgs {
+        for (key, what) in references(&org.grant) {
+            note(format!("orgs.{name}.grant.{key}"), what.check(vars));
+        }
+    }
+    if let Store::File { key, previous_key, .. } = &config.store {
+        note("store.file.key".into(), store_key(key));
+        if let Some(previous) = previous_key {
+            note("store.file.previous_key".into(), store_key(previous));
         }
     }
     if let Some(Err(error)) = config.upstream.ca_file.as_deref().map(tls::read_certificates) {
-        problems.add("upstream.ca_file", error.to_string());
+        note("upstream.ca_file".into(), Err(error.to_string()));
     }
     problems.or(Some(config))
+}
+
+/// What a grant refers to.
+enum Reference<'a> {
+    Secret(&'a SecretRef),
+    PrivateKey(&'a SecretRef),
+    Program(&'a str),
+}
+
+impl Reference<'_> {
+    fn check(&self, vars: &Vars) -> Result<(), String> {
+        match self {
+            Self::Secret(secret) => read(secret).map(drop),
+            Self::PrivateKey(key) => private_key(key),
+            Self::Program(program) => is_found(program, vars.value("PATH").unwrap_or_default()),
+        }
+    }
+}
+
+/// Each with its key below `grant`.
+fn references(grant: &Grant) -> Vec<(&'static str, Reference<'_>)> {
+    use Reference::{PrivateKey, Program, Secret};
+    match grant {
+        Grant::JwtBearer(grant) => vec![("jwt_bearer.private_key", PrivateKey(&grant.private_key))],
+        Grant::SamlBearer(grant) => vec![("saml_bearer.private_key", PrivateKey(&grant.private_key))],
+        Grant::ClientCredentials(grant) => {
+            vec![("client_credentials.client_secret", Secret(&grant.client_secret))]
+        }
+        Grant::PlatformCredentials(grant) => {
+            vec![("oauth2_client_credentials.client_secret", Secret(&grant.client_secret))]
+        }
+        Grant::RefreshToken(grant) => {
+            let auth = match &grant.auth {
+                ClientAuth::Secret(secret, _) => Some(("refresh_token.client_secret", Secret(secret))),
+                ClientAuth::PrivateKey(key) => Some(("refresh_token.private_key", PrivateKey(key))),
+                ClientAuth::None => None,
+            };
+            let token = grant.refresh_token.as_ref();
+            let token = token.map(|token| ("refresh_token.refresh_token", Secret(token)));
+            auth.into_iter().chain(token).collect()
+        }
+        Grant::Password(grant) => {
+            let token = grant.security_token.as_ref();
+            let token = token.map(|token| ("password.security_token", Secret(token)));
+            let always = [
+                ("password.client_secret", Secret(&grant.client_secret)),
+                ("password.password", Secret(&grant.password)),
+            ];
+            always.into_iter().chain(token).collect()
+        }
+        Grant::TokenExchange(grant) => {
+            let secret = grant.client_secret.as_ref();
+            let secret = secret.map(|secret| ("token_exchange.client_secret", Secret(secret)));
+            let subject = ("token_exchange.subject_token", Secret(&grant.subject_token));
+            secret.into_iter().chain([subject]).collect()
+        }
+        Grant::Static(grant) => vec![("static.access_token", Secret(&grant.access_token))],
+        Grant::Command(grant) => {
+            let program = grant.argv.first();
+            program
+                .map(|program| ("command.run", Program(program)))
+                .into_iter()
+                .collect()
+        }
+    }
+}
+
+/// Whether a program can be started: a path as it is, a name in one of the folders of `PATH`.
+fn is_found(program: &str, path: &str) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let runs = |file: &Path| {
+        let about = std::fs::metadata(file);
+        about.is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0)
+    };
+    let (found, place) = match program.contains('/') {
+        true => (runs(Path::new(program)), ""),
+        false => (
+            std::env::split_paths(path).any(|folder| runs(&folder.join(program))),
+            " on PATH",
+        ),
+    };
+    match found {
+        true => Ok(()),
+        false => Err(format!("the program `{}` is not found{place}", program.escape_debug())),
+    }
+}
+
+/// 32 bytes in base64 (standard or for URLs, padded or not) or hexadecimal.
+fn store_key(reference: &SecretRef) -> Result<(), String> {
+    let text = read(reference)?;
+    let text = text.expose_secret().trim();
+    match SealingKey::parse(text).is_ok() {
+        true => Ok(()),
+        false => Err(format!(
+            "{reference} holds no key of 32 bytes in base64 or hexadecimal; make one with `openssl rand -base64 32`"
+        )),
+    }
 }
 
 fn read(reference: &SecretRef) -> Result<SecretString, String> {
@@ -79,6 +183,39 @@ mod tests {
         file.write_all(content).unwrap();
         private_key(&SecretRef::File(file.path().into()))
             .map_err(|text| text.replace(&file.path().display().to_string(), "KEY"))
+    }
+
+    #[test]
+    fn a_store_key_is_32_bytes_in_one_of_the_forms() {
+        let key = |text: &str| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            store_key(&SecretRef::File(file.path().into()))
+        };
+        for good in [
+            "/+8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n",
+            "/+8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+            "_-8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+            &"0aF9".repeat(16),
+        ] {
+            assert_eq!(key(good), Ok(()), "{good}");
+        }
+        for bad in ["hunter2", &"0a".repeat(31), &"0a".repeat(33), &"zz".repeat(32), "AAAA"] {
+            let text = key(bad).unwrap_err();
+            assert!(
+                text.contains("holds no key of 32 bytes") && !text.contains(bad),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_program_is_looked_for_as_it_will_be_started() {
+        assert_eq!(is_found("/bin/sh", ""), Ok(()));
+        assert_eq!(is_found("sh", "/nowhere:/bin"), Ok(()));
+        for (program, path) in [("sh", ""), ("sh", "/nowhere"), ("/bin", ""), ("/etc/passwd", "")] {
+            assert!(is_found(program, path).is_err(), "{program}");
+        }
     }
 
     #[test]

@@ -104,16 +104,6 @@ const fn of_grants(grants: &'static [&'static str], name: &'static str, path: &'
     }
 }
 
-impl Setting {
-    /// The key paths that it may set, the org's name still `*`.
-    fn paths(self) -> impl Iterator<Item = String> {
-        let one = self.grants.is_empty().then(|| self.path.to_owned());
-        let grants = self.grants.iter();
-        one.into_iter()
-            .chain(grants.map(move |grant| self.path.replace('?', grant)))
-    }
-}
-
 /// The grants by the variables that tell of them: the first that is set decides. The secret comes last because it goes
 /// with others as well.
 const TELLING: [(&str, &[&str]); 6] = [
@@ -308,7 +298,12 @@ impl Tree {
                 tree.problems.add(setting.name, text);
             }
         }
-        tree.exact = vec![(format!("orgs.{org}"), ORG), (format!("orgs.{org}.grant"), culprit)];
+        tree.exact = vec![
+            (format!("orgs.{org}"), ORG),
+            (format!("orgs.{org}.grant"), culprit),
+            (format!("orgs.{org}.grant.{grant}"), culprit),
+            (format!("orgs.{org}.data_cloud"), "SFPROXY_DATASPACE"),
+        ];
         tree
     }
 

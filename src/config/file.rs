@@ -424,7 +424,7 @@ pub struct TokenExchangeFile {
     /// Scopes to ask for, separated by blanks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// The Apex class that maps the user, if it is not the default one.
+    /// The name of the org's Apex handler that maps the user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_handler: Option<String>,
 }
@@ -554,11 +554,11 @@ impl Default for ApiFile {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct DataCloudFile {
-    /// The dataspace that its token is for.
+    /// The dataspace that the tenant's token is for.
     pub dataspace: String,
-    /// Its token is renewed when so much of the life is left; 30s to 1h …
+    /// The tenant's token is renewed when so much of its life is left; 30s to 1h.
     pub renew_before: Span,
-    /// … or at this age, whichever comes first; 1m to 2h.
+    /// It is renewed at this age at the latest; 1m to 2h.
     pub renew_age: Span,
 }
 

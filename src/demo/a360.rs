@@ -137,7 +137,10 @@ fn exchange(world: &World, tenant: &str, form: &Form) -> Result<Answer, Answer> 
         expires,
         core: core.to_owned(),
     };
-    world.dc_tokens().0.insert(token.clone(), known);
+    let mut tokens = world.dc_tokens();
+    tokens.0.retain(|_, old| now < old.expires);
+    tokens.0.insert(token.clone(), known);
+    drop(tokens);
     world.counters.a360_exchanges.fetch_add(1, Relaxed);
     let with_scheme = world.settings.tenant_with_scheme || world.settings.plain_http;
     let host = if with_scheme {

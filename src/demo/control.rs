@@ -107,7 +107,7 @@ impl Control {
     }
 
     /// Spends all refresh tokens, as if somebody else had refreshed with rotation and kept the new ones; says how many.
-    pub fn spend_refresh_tokens(&self) -> usize {
+    pub fn spend(&self) -> usize {
         let mut grants = self.0.grants();
         let living = grants.approvals.living();
         living
@@ -129,6 +129,12 @@ impl Control {
     /// The next `count` token calls that are granted end without an answer: the org has done them, the caller never knows.
     pub fn lose_token_answers(&self, count: u32) {
         self.0.faults().lost_answers = count;
+    }
+
+    /// Every token call is done at once and answered so much later: a caller that gives up meanwhile has its refresh token rotated all the same.
+    /// [`Latency::token`] is the other case, where the org has not begun.
+    pub fn delay_token_answers(&self, by: Duration) {
+        self.0.faults().token_answer_delay = by;
     }
 
     /// Ends all Data Cloud tokens; says how many lived. Core sessions stay.

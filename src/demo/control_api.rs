@@ -21,7 +21,7 @@ use super::{
     world::World,
 };
 
-const CALLS: [&str; 21] = [
+const CALLS: [&str; 22] = [
     "POST /control/revoke",
     "POST /control/token {fail, status, error, error_description | body, content_type; hang_ms}",
     "POST /control/api {fail, status, body, content_type, headers, path_prefix}",
@@ -33,10 +33,11 @@ const CALLS: [&str; 21] = [
     "POST /control/move {to_second}",
     "POST /control/clock {advance_s}",
     "POST /control/revoke_refresh_tokens",
-    "POST /control/spend_refresh_tokens",
+    "POST /control/spend",
     "POST /control/rotation {on}",
     "POST /control/password_flow {on}",
     "POST /control/lose_token_answers {count}",
+    "POST /control/delay_token_answers {token_ms}",
     "POST /control/expire_dc",
     "POST /control/approve_device {user_code, allow}",
     "POST /control/callback {client_id, uri}",
@@ -148,7 +149,7 @@ fn answer(
         }
         ("POST", "revoke") => return Ok(Some(json!({"revoked": control.revoke()}))),
         ("POST", "revoke_refresh_tokens") => return Ok(Some(json!({"revoked": control.revoke_refresh_tokens()}))),
-        ("POST", "spend_refresh_tokens") => return Ok(Some(json!({"spent": control.spend_refresh_tokens()}))),
+        ("POST", "spend") => return Ok(Some(json!({"spent": control.spend()}))),
         ("POST", "expire_dc") => return Ok(Some(json!({"expired": control.expire_dc()}))),
         ("POST", "approve_device") => {
             let Small { user_code, allow, .. } = small()?;
@@ -176,6 +177,7 @@ fn answer(
         ("POST", "rotation") => control.set_rotation(small()?.on.unwrap_or(true)),
         ("POST", "password_flow") => control.password_flow(small()?.on.unwrap_or(true)),
         ("POST", "lose_token_answers") => control.lose_token_answers(small()?.count.unwrap_or(1)),
+        ("POST", "delay_token_answers") => control.delay_token_answers(millis(small()?.token_ms)),
         ("POST", "callback") => {
             let Small { client_id, uri, .. } = small()?;
             control.register_callback(&client_id, &uri);

@@ -46,6 +46,8 @@ pub(crate) struct Faults {
     /// Rotation of refresh tokens for all apps, whatever their settings say.
     pub(crate) rotation: Option<bool>,
     pub(crate) password_flow: bool,
+    /// Between a token call's decision and its answer.
+    pub(crate) token_answer_delay: Duration,
     /// So many granted token calls end without their answer.
     pub(crate) lost_answers: u32,
     /// The org lives on its second instance.
@@ -81,6 +83,7 @@ impl Faults {
             same_on_remint: settings.same_token_on_remint,
             rotation: None,
             password_flow: true,
+            token_answer_delay: Duration::ZERO,
             lost_answers: 0,
             moved: false,
         }

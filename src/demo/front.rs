@@ -119,6 +119,9 @@ async fn token(world: &World, parts: &Parts, upload: &mut Upload) -> Result<Answ
             return Err(Cut);
         }
     }
+    // What was decided stands, also for a caller that does not wait for it.
+    let delay = world.faults().token_answer_delay;
+    tokio::time::sleep(delay).await;
     Ok(answer)
 }
 

@@ -198,12 +198,105 @@ fn the_shipped_examples_fail_only_for_their_absent_secrets() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "yaml") {
             let told = tell(&["check", "-c", &path.display().to_string()], &[]);
-            assert_eq!(told.err.lines().count(), 1, "{}", told.err);
-            assert!(told.err.contains("cannot read file:/run/secrets/sf/"), "{}", told.err);
+            assert_eq!(told.code, 78, "{}", path.display());
+            for line in told.err.lines() {
+                let absent = line.contains("cannot read file:/run/secrets/sf/");
+                // The Salesforce CLI, without a PATH.
+                let no_program = line == "orgs.dev.grant.command.run: the program `sf` is not found on PATH";
+                assert!(absent || no_program, "{line}");
+            }
             visited += 1;
         }
     }
     assert!(visited >= 3, "only {visited} examples were visited");
+}
+
+#[test]
+fn every_new_reference_is_read_and_a_warning_does_not_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        format!("file:{}", path.display())
+    };
+    let (good, empty) = (file("good", CANARY), file("empty", "\n"));
+    let key = file("key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    let check = |grant: &str, more: &str| {
+        let config = file(
+            "c.yaml",
+            &format!(
+                "orgs: {{main: {{login_url: https://a.my.salesforce.com, instance_url: https://a.my.salesforce.com, grant: {grant}}}}}\n{more}"
+            ),
+        );
+        let told = tell(
+            &["check", "-c", config.trim_start_matches("file:")],
+            &[("PATH", "/bin")],
+        );
+        (told.code, told.err)
+    };
+    for (grant, places) in [
+        (
+            "{refresh_token: {client_id: i, client_secret: S, refresh_token: S}}",
+            &["refresh_token.client_secret", "refresh_token.refresh_token"][..],
+        ),
+        (
+            "{refresh_token: {client_id: i, private_key: S}}",
+            &["refresh_token.private_key"],
+        ),
+        (
+            "{password: {client_id: i, client_secret: S, username: u@x, password: S, security_token: S}}",
+            &["password.client_secret", "password.password", "password.security_token"],
+        ),
+        (
+            "{token_exchange: {client_id: i, client_secret: S, subject_token: S}}",
+            &["token_exchange.client_secret", "token_exchange.subject_token"],
+        ),
+        (
+            "{saml_bearer: {client_id: i, username: u@x, private_key: S}}",
+            &["saml_bearer.private_key"],
+        ),
+        (
+            "{oauth2_client_credentials: {token_path: /t, client_id: i, client_secret: S}}",
+            &["oauth2_client_credentials.client_secret"],
+        ),
+        ("{static: {access_token: S}}", &["static.access_token"]),
+    ] {
+        let (code, told) = check(&grant.replace('S', &empty), "");
+        let expected: Vec<_> = places
+            .iter()
+            .map(|place| format!("orgs.main.grant.{place}: {empty} is empty"))
+            .collect();
+        assert_eq!(
+            (code, told.lines().collect::<Vec<_>>()),
+            (78, expected.iter().map(String::as_str).collect())
+        );
+        if !grant.contains("private_key") {
+            assert_eq!(check(&grant.replace('S', &good), "").0, 0, "{grant}");
+        }
+    }
+    assert_eq!(check("{command: {run: [sh, -c, x]}}", ""), (0, String::new()));
+    let (code, told) = check("{command: {run: [no-such-program]}}", "");
+    assert_eq!(
+        (code, told.as_str()),
+        (
+            78,
+            "orgs.main.grant.command.run: the program `no-such-program` is not found on PATH\n"
+        )
+    );
+    let store = |key: &str| format!("store: {{file: {{directory: /x, key: '{key}', previous_key: '{key}'}}}}");
+    let (code, told) = check("{command: {run: [sh]}}", &store(&good));
+    assert_eq!((code, told.lines().count()), (78, 2), "{told}");
+    assert!(told.contains("store.file.previous_key: file:"), "{told}");
+    assert_eq!(check("{command: {run: [sh]}}", &store(&key)), (0, String::new()));
+
+    let refresh = format!("{{refresh_token: {{client_id: i, refresh_token: '{good}'}}}}");
+    let (code, told) = check(&refresh, "");
+    assert_eq!(code, 0);
+    assert!(
+        told.starts_with("warning: orgs.main.grant.refresh_token: with the memory store"),
+        "{told}"
+    );
+    assert_eq!(check(&refresh, &store(&key)), (0, String::new()));
 }
 
 #[test]
@@ -225,6 +318,24 @@ fn usage_errors_exit_64_and_help_and_version_0() {
         assert_eq!((told.code, told.out.as_str()), (0, version.as_str()));
     }
     assert_eq!(tell(&["--help"], &[]).code, 0);
+}
+
+#[test]
+fn run_logs_the_warnings() {
+    // A port that is taken, so that it ends by itself.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let env = [
+        ("SFPROXY_LISTEN", address.as_str()),
+        ("SFPROXY_ADMIN_LISTEN", "127.0.0.1:0"),
+        ("SFPROXY_LOG_LEVEL", "warn"),
+        ("SFPROXY_LOGIN_URL", "https://acme.my.salesforce.com"),
+        ("SFPROXY_CLIENT_ID", "id"),
+        ("SFPROXY_CALLBACK_URL", "http://localhost:1717/OauthRedirect"),
+    ];
+    let told = tell(&["run"], &env);
+    assert_eq!(told.code, 1, "{}", told.err);
+    assert!(told.out.contains("set `store.file`"), "{}", told.out);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use sf_token_proxy::{
-    config::{OrgName, env},
+    config::{OrgName, Vars, env, from_yaml},
     proxy::{
         body::{NotKept, UploadError},
         error::CallError,
@@ -126,15 +126,23 @@ fn walk(schema: &Value, node: &Value, at: String, keys: &mut Vec<Key>) {
             walk(schema, property, format!("{at}{dot}{name}"), keys);
         }
     } else if let Some(named) = node.get("additionalProperties").filter(|named| named.is_object()) {
-        walk(schema, named, format!("{at}{dot}NAME"), keys);
+        match named.get("$ref") {
+            Some(_) => walk(schema, named, format!("{at}{dot}NAME"), keys),
+            // Of texts: told where the mapping is.
+            None => keys.push(key(format!("{at}{dot}NAME"), node)),
+        }
     } else if let Some(items) = node.get("items").filter(|items| items.get("$ref").is_some()) {
         walk(schema, items, format!("{at}[]"), keys);
     } else {
-        keys.push(Key {
-            path: at,
-            default: default_of(&node["default"]),
-            meaning: node["description"].as_str().unwrap_or_default().replace('\n', " "),
-        });
+        keys.push(key(at, node));
+    }
+}
+
+fn key(path: String, node: &Value) -> Key {
+    Key {
+        path,
+        default: default_of(&node["default"]),
+        meaning: node["description"].as_str().unwrap_or_default().replace('\n', " "),
     }
 }
 
@@ -150,10 +158,8 @@ fn default_of(value: &Value) -> String {
 /// Whether a variable's path means this key.
 fn sets(variable: &env::Variable, key: &str) -> bool {
     let path = variable.path.replace('*', "NAME").replace("listeners.0", "listeners[]");
-    match path.split_once('?') {
-        Some((before, after)) => key.starts_with(before) && key.ends_with(after),
-        None => path == key,
-    }
+    let mut grants = variable.grants.iter();
+    path == key || grants.any(|grant| path.replace('?', grant) == key)
 }
 
 #[test]
@@ -437,6 +443,53 @@ fn the_common_refusals_in_the_readme_mean_what_it_says() {
         }
     }
     assert!(seen > 5, "only {seen} texts were tried");
+}
+
+#[test]
+fn the_page_of_logins_is_true() {
+    let page = text("docs/logins.md");
+    let blocks: Vec<&str> = page
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(blocks.len() >= 9, "only {} examples", blocks.len());
+    for yaml in blocks {
+        let config = from_yaml(yaml, "docs/logins.md", &Vars::default());
+        assert!(config.is_ok(), "{}\n{yaml}", config.unwrap_err());
+    }
+    let mut reasons = 0;
+    for table in page.split("| Refusal | Usually |\n").skip(1) {
+        for row in table.lines().skip(1).take_while(|line| line.starts_with('|')) {
+            for word in row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2) {
+                assert!(REASONS.contains(&word), "{word} is no reason");
+                reasons += 1;
+            }
+        }
+    }
+    assert!(reasons > 25, "only {reasons} reasons were visited");
+    for variable in page.split('`').filter(|word| word.starts_with("SFPROXY_")) {
+        let name = variable.split('=').next().unwrap();
+        assert!(
+            env::variables().any(|known| known.name == name),
+            "{name} is no variable"
+        );
+    }
+    for grant in shown_grants() {
+        assert!(page.contains(&format!("      {grant}:")), "no example of {grant}");
+    }
+}
+
+/// The keys of `grant` in the schema, without the one that other files show.
+fn shown_grants() -> Vec<String> {
+    let schema: Value = serde_json::from_str(&text("config/schema.json")).unwrap();
+    let keys = schema["$defs"]["GrantFile"]["properties"].as_object().unwrap().keys();
+    let keys: Vec<_> = keys
+        .filter(|key| *key != "oauth2_client_credentials")
+        .cloned()
+        .collect();
+    assert_eq!(keys.len(), 8);
+    keys
 }
 
 // Metrics

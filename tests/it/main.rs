@@ -12,6 +12,8 @@ mod admin;
 #[cfg(feature = "demo")]
 mod binary;
 mod check;
+#[cfg(feature = "demo")]
+mod data_cloud;
 mod docs;
 mod egress;
 mod guard;
@@ -21,6 +23,8 @@ mod login;
 mod org_trouble;
 mod outage;
 mod passthrough;
+mod platforms;
 #[cfg(feature = "demo")]
 mod practice;
 mod refusal;
+mod users;

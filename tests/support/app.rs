@@ -17,7 +17,9 @@ pub const CANARY_SECRET: &str = "CANARY-client-secret-7f3a";
 
 /// A running app.
 pub struct Running {
+    /// The first listener.
     pub proxy: SocketAddr,
+    pub listeners: Vec<SocketAddr>,
     pub admin: SocketAddr,
     pub stop: Stop,
     task: JoinHandle<Result<(), Exit>>,
@@ -114,6 +116,7 @@ impl Running {
         let stop = Stop::new();
         Self {
             proxy: bound.proxy[0],
+            listeners: bound.proxy.clone(),
             admin: bound.admin[0],
             task: tokio::spawn(bound.run(stop.clone())),
             stop,

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -109,6 +109,8 @@ struct Inner {
     early_answers: AtomicU32,
     /// Whether the connection stays after such an answer, and the rest of the body is read.
     early_stays: bool,
+    /// The script answers logins as well.
+    logins_too: AtomicBool,
 }
 
 pub struct RawOrg {
@@ -154,6 +156,7 @@ impl RawOrg {
             seen: Mutex::default(),
             early_answers: AtomicU32::new(early_refusals),
             early_stays,
+            logins_too: AtomicBool::new(false),
         });
         let accepting = tokio::spawn({
             let inner = Arc::clone(&inner);
@@ -189,6 +192,11 @@ impl RawOrg {
 
     pub fn seen(&self) -> Vec<RawRequest> {
         self.inner.seen.lock().unwrap().clone()
+    }
+
+    /// The script answers logins as well, from now on.
+    pub fn script_logins(&self) {
+        self.inner.logins_too.store(true, Ordering::SeqCst);
     }
 
     /// Every login is answered after this.
@@ -241,7 +249,7 @@ async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
             trailers: String::new(),
         };
         let has_body = !request.header("content-length").is_empty() || !request.header("transfer-encoding").is_empty();
-        let is_login = request.target() == "/services/oauth2/token";
+        let is_login = request.target() == "/services/oauth2/token" && !inner.logins_too.load(Ordering::SeqCst);
         let left = inner.early_answers.load(Ordering::SeqCst);
         if has_body && !is_login && left > 0 {
             inner.early_answers.store(left - 1, Ordering::SeqCst);

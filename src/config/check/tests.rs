@@ -360,6 +360,335 @@ fn orgs_and_grants_are_checked() {
     ]);
 }
 
+/// An org with this grant and more settings of it.
+fn granted(grant: &str, more: &str) -> String {
+    format!(
+        "orgs: {{main: {{login_url: https://acme.my.salesforce.com, instance_url: https://acme.my.salesforce.com, grant: {{{grant}}}, {more}}}}}"
+    )
+}
+
+/// A good one of each grant.
+const GRANTS: [&str; 9] = [
+    "jwt_bearer: {client_id: i, username: u@x, private_key: 'env:K'}",
+    "client_credentials: {client_id: i, client_secret: 'env:S'}",
+    "refresh_token: {client_id: i, client_secret: 'env:S', refresh_token: 'env:R', rotation: off, send_secret: basic, login: {callback_url: 'http://127.0.0.1:5/cb', scopes: [offline_access]}}",
+    "password: {client_id: i, client_secret: 'env:S', username: u@x, password: 'env:P', security_token: 'env:T'}",
+    "token_exchange: {client_id: i, client_secret: 'env:S', subject_token: 'env:T', subject_token_type: saml2, scope: 'api id', token_handler: ns__Map}",
+    "saml_bearer: {client_id: i, username: u@x, private_key: 'env:K', audience: 'https://a.example'}",
+    "oauth2_client_credentials: {token_path: '/t?x=1', body: json, client_id: i, client_secret: 'env:S', parameters: {'a b': '510', scope: 'x: y'}}",
+    "static: {access_token: 'env:T'}",
+    "command: {run: [sf, '--json', 'a b']}",
+];
+
+#[test]
+fn every_grant_says_what_it_needs() {
+    for good in GRANTS {
+        assert_eq!(told(&granted(good, "")), "", "{good}");
+    }
+    let reference =
+        |name: &str| format!("expected a reference: `file:/run/secrets/sf/{name}` or `env:NAME`, found nothing");
+    let id = "expected the consumer key of the app, found nothing".to_owned();
+    let user = "expected a Salesforce user name, such as `integration@acme.example`, found nothing".to_owned();
+    for (grant, expected) in [
+        ("refresh_token", vec![("client_id", id.clone())]),
+        (
+            "password",
+            vec![
+                ("client_id", id.clone()),
+                ("client_secret", reference("client-secret")),
+                ("username", user.clone()),
+                ("password", reference("password")),
+            ],
+        ),
+        (
+            "token_exchange",
+            vec![("client_id", id.clone()), ("subject_token", reference("subject-token"))],
+        ),
+        (
+            "saml_bearer",
+            vec![
+                ("client_id", id.clone()),
+                ("username", user),
+                ("private_key", reference("key.pem")),
+            ],
+        ),
+        (
+            "oauth2_client_credentials",
+            vec![
+                (
+                    "token_path",
+                    "expected the path of the token endpoint, such as `/v2/token`, found nothing".into(),
+                ),
+                ("client_id", id),
+                ("client_secret", reference("client-secret")),
+            ],
+        ),
+        ("static", vec![("access_token", reference("access-token"))]),
+        (
+            "command",
+            vec![(
+                "run",
+                "expected program and arguments, such as [sf, org, display, --json, --target-org, dev], found nothing"
+                    .into(),
+            )],
+        ),
+    ] {
+        let expected: Vec<_> = expected
+            .into_iter()
+            .map(|(key, text)| format!("orgs.main.grant.{grant}.{key}: {text}"))
+            .collect();
+        assert_eq!(told(&granted(&format!("{grant}: {{}}"), "")), expected.join("\n"));
+    }
+}
+
+#[test]
+fn what_a_grant_cannot_take_is_refused() {
+    let at = |grant: &str, fields: &str| told(&granted(&format!("{grant}: {{{fields}}}"), ""));
+    let refresh = |fields: &str| at("refresh_token", &format!("client_id: i, {fields}"));
+    let exchange = |fields: &str| {
+        at(
+            "token_exchange",
+            &format!("client_id: i, subject_token: 'env:T', {fields}"),
+        )
+    };
+    let platform = |fields: &str| {
+        at(
+            "oauth2_client_credentials",
+            &format!("client_id: i, client_secret: 'env:S', {fields}"),
+        )
+    };
+    let callback = |url: &str| refresh(&format!("login: {{callback_url: '{url}'}}"));
+    let expected_callback = "orgs.main.grant.refresh_token.login.callback_url: expected http, loopback and a port, such as `http://localhost:1717/OauthRedirect`, found ";
+    for (text, expected) in [
+        (
+            refresh("client_secret: 'env:S', private_key: 'env:K'"),
+            "orgs.main.grant.refresh_token: expected client_secret or private_key or neither, found both; Salesforce would not read the key's proof".to_owned(),
+        ),
+        (
+            refresh("rotation: on"),
+            "orgs.main.grant.refresh_token.rotation: expected auto or off, found `on`".into(),
+        ),
+        (
+            refresh("send_secret: header"),
+            "orgs.main.grant.refresh_token.send_secret: expected basic or body, found `header`".into(),
+        ),
+        (
+            refresh("login: {scopes: [api]}"),
+            "orgs.main.grant.refresh_token.login.scopes: expected refresh_token among them, since without it a login brings no refresh token; add it".into(),
+        ),
+        (
+            refresh("login: {scopes: ['api refresh_token']}"),
+            "orgs.main.grant.refresh_token.login.scopes: expected a list of scopes, each a word, such as [api, refresh_token]".into(),
+        ),
+        (
+            callback("https://localhost:1717/cb"),
+            format!("{expected_callback}`https://localhost:1717/cb`"),
+        ),
+        (
+            callback("http://app.example:1717/cb"),
+            format!("{expected_callback}`http://app.example:1717/cb`"),
+        ),
+        (
+            callback("http://localhost/cb"),
+            format!("{expected_callback}`http://localhost/cb`"),
+        ),
+        (
+            callback("http://localhost:1717/cb?x=1"),
+            format!("{expected_callback}something else (not shown)"),
+        ),
+        (
+            callback("http://LOCALHOST:1717"),
+            "orgs.main.grant.refresh_token.login.callback_url: expected the form `http://localhost:1717/`; write it so here and in the app's callback URLs".into(),
+        ),
+        (
+            exchange("subject_token_type: opaque"),
+            "orgs.main.grant.token_exchange.subject_token_type: expected one of jwt, id_token, access_token, refresh_token, saml2, found `opaque`".into(),
+        ),
+        (
+            exchange("token_handler: 'a b'"),
+            "orgs.main.grant.token_exchange.token_handler: expected a plain word, found `a b`".into(),
+        ),
+        (
+            platform("token_path: '//evil.example/t'"),
+            "orgs.main.grant.oauth2_client_credentials.token_path: expected a path such as `/v2/token`, found `//evil.example/t`".into(),
+        ),
+        (
+            platform("token_path: '/a\\b'"),
+            "orgs.main.grant.oauth2_client_credentials.token_path: expected a path such as `/v2/token`, found `/a\\\\b`".into(),
+        ),
+        (
+            platform("token_path: /t, body: xml"),
+            "orgs.main.grant.oauth2_client_credentials.body: expected form or json, found `xml`".into(),
+        ),
+        (
+            platform("token_path: /t, parameters: {client_secret: hunter2}"),
+            "orgs.main.grant.oauth2_client_credentials.parameters.client_secret: the grant says it itself; take it out here (not shown, it may be a secret)".into(),
+        ),
+        (
+            platform("token_path: /t, parameters: {account_id: 510}"),
+            "orgs.main.grant.oauth2_client_credentials.parameters.account_id: expected text, found a number; write it in quotes".into(),
+        ),
+        (
+            at("command", "run: ['']"),
+            "orgs.main.grant.command.run: expected program and arguments, such as [sf, org, display, --json, --target-org, dev], found an empty program".into(),
+        ),
+        (
+            at("saml_bearer", "client_id: i, username: u@x, private_key: 'env:K', audience: \"https://a\\n.example\""),
+            "orgs.main.grant.saml_bearer.audience: expected a URL such as `https://login.salesforce.com`, found `https://a\\n.example`".into(),
+        ),
+    ] {
+        assert_eq!(text, expected);
+    }
+    for host in ["login.salesforce.com", "test.salesforce.com"] {
+        let grant = "{token_exchange: {client_id: i, subject_token: 'env:T'}}";
+        assert_eq!(
+            told(&org_with(&format!("https://{host}"), grant)),
+            format!(
+                "orgs.main.login_url: token_exchange does not work on {host}; use the org's My Domain URL, such as `https://acme.my.salesforce.com`"
+            )
+        );
+    }
+}
+
+#[test]
+fn hosts_that_nobody_tells_are_asked_for() {
+    let org = |grant: &str, more: &str| {
+        from_yaml(
+            &format!("orgs: {{main: {{grant: {{{grant}}}, {more}}}}}"),
+            "c.yaml",
+            &Vars::default(),
+        )
+    };
+    let text = |grant: &str, more: &str| org(grant, more).err().map(|p| p.to_string()).unwrap_or_default();
+    let [jwt, .., stat, command] = GRANTS;
+    assert_eq!(
+        text(stat, ""),
+        "orgs.main.instance_url: expected the org's URL, such as `https://acme.my.salesforce.com`, found nothing; the grant static tells none"
+    );
+    let login = |grant: &str, more: &str| org(grant, more).unwrap().orgs.into_values().next().unwrap().login.url;
+    assert_eq!(
+        login(stat, "instance_url: 'https://a.example'").as_str(),
+        "https://a.example/"
+    );
+    assert_eq!(login(command, "").as_str(), "https://login.salesforce.com/");
+    assert_eq!(
+        login(command, "login_url: 'https://b.example'").as_str(),
+        "https://b.example/"
+    );
+    assert!(text(jwt, "").starts_with("orgs.main.login_url: expected the org's My Domain URL"));
+    assert_eq!(
+        text(jwt, "login_url: 'https://a.example', api: {host: other}"),
+        "orgs.main.instance_url: expected the URL of the API, such as `https://pi.pardot.com`, found nothing; set it, or `api.host_field`"
+    );
+    assert_eq!(
+        text(
+            jwt,
+            "login_url: 'https://a.example', api: {host: other, host_field: x_url}"
+        ),
+        ""
+    );
+}
+
+#[test]
+fn what_is_called_is_checked() {
+    let [jwt, secret, refresh, password, .., platform, stat, command] = GRANTS;
+    let header = |name: &str| format!("api: {{headers: {{{name}: x}}}}");
+    let alone = "is set by the proxy or the connection alone; choose another header";
+    for (grant, more, expected) in [
+        (secret, "api: {host: cloud}".to_owned(), "api.host: expected instance, platform or other, found `cloud`".to_owned()),
+        (secret, "api: {host: platform}".into(), String::new()),
+        (secret, "api: {host: platform, url: 'http://api.example'}".into(), "api.url: expected https:// (http:// only to loopback), found `http`".into()),
+        (secret, "api: {url: 'https://api.example'}".into(), "api.url: counts with `host: platform` only, found `instance`; take it out".into()),
+        (secret, "api: {host_field: x}".into(), "api.host_field: counts with `host: other` only, found `instance`; take it out".into()),
+        (secret, "api: {host: platform, also: {/x: y}}".into(), "api.also: counts with `host: other` only, found `platform`; take it out".into()),
+        (secret, "api: {host: other, host_field: 'a b'}".into(), "api.host_field: expected the name of a field of the token answer, such as rest_instance_url, found `a b`".into()),
+        (secret, "api: {host: other, also: {x: y}}".into(), "api.also.x: expected a path that begins with `/`, without `..`, `//`, `%`, `?`, `#` or blanks, found `x`".into()),
+        (stat, "api: {host: other, host_field: x}".into(), "api.host_field: the grant static has no token answer to read; set `instance_url`".into()),
+        (secret, header("X-Own"), String::new()),
+        (secret, header("Authorization"), format!("api.headers.Authorization: authorization {alone}")),
+        (secret, header("Transfer-Encoding"), format!("api.headers.Transfer-Encoding: transfer-encoding {alone}")),
+        (secret, header("host"), format!("api.headers.host: host {alone}")),
+        (secret, header("Cookie"), format!("api.headers.Cookie: cookie {alone}")),
+        (secret, header("content-length"), format!("api.headers.content-length: content-length {alone}")),
+        (secret, header("'a b'"), "api.headers.a b: expected the name of a header, found `a b`".into()),
+        (secret, "api: {headers: {X-A: \"a\\nb\"}}".into(), "api.headers.X-A: expected a text that fits a header, found control characters (not shown)".into()),
+        (secret, "api: {headers: {X-A: a, x-a: b}}".into(), "api.headers: x-a stands twice; keep one".into()),
+        (secret, "token: {introspect: true}".into(), String::new()),
+        (refresh, "token: {introspect: true}".into(), String::new()),
+        (jwt, "token: {introspect: true}".into(), "token.introspect: needs the grant client_credentials, or refresh_token or token_exchange with a client_secret; found jwt_bearer; set it to false".into()),
+        (password, "token: {introspect: true}".into(), "token.introspect: needs the grant client_credentials, or refresh_token or token_exchange with a client_secret; found password; set it to false".into()),
+        (platform, "token: {introspect: true}".into(), "token.introspect: needs the grant client_credentials, or refresh_token or token_exchange with a client_secret; found oauth2_client_credentials; set it to false".into()),
+        (command, "token: {keep_alive: true}".into(), String::new()),
+        (secret, "token: {keep_alive: true}, api: {host: other}".into(), "token.keep_alive: works with `api.host: instance` only, found `other`; set it to false".into()),
+        (secret, "data_cloud: {}".into(), String::new()),
+        (stat, "data_cloud: {dataspace: sales_1}".into(), String::new()),
+        (secret, "data_cloud: {}, api: {host: platform}".into(), "data_cloud: works with `api.host: instance` only, found `platform`; take one of them out".into()),
+        (secret, "data_cloud: {dataspace: 'a b'}".into(), "data_cloud.dataspace: expected the API name of a dataspace (A-Z, a-z, 0-9, _), found `a b`".into()),
+        (secret, "data_cloud: {renew_before: 29s}".into(), "data_cloud.renew_before: expected 30s to 1h, found 29s".into()),
+        (secret, "data_cloud: {renew_age: 3h}".into(), "data_cloud.renew_age: expected 1m to 2h, found 3h".into()),
+    ] {
+        let expected = match expected.is_empty() {
+            true => expected,
+            false => format!("orgs.main.{expected}"),
+        };
+        assert_eq!(told(&granted(grant, &more)), expected, "{more}");
+    }
+}
+
+#[test]
+fn users_and_stores_are_checked() {
+    let [jwt, secret, ..] = GRANTS;
+    let with = |grant: &str, users: &str| format!("{}\nlisteners: [{{users: {{{users}}}}}]", granted(grant, ""));
+    let store = |text: &str| and(&format!("store: {text}"));
+    assert_table(&[
+        (with(jwt, "allow: ['*@acme.example', u@x]"), ""),
+        (
+            with(jwt, ""),
+            "listeners[0].users.allow: expected user names or patterns, such as `*@acme.example`, found nothing",
+        ),
+        (
+            with(jwt, "allow: [bob]"),
+            "listeners[0].users.allow[0]: expected a user name or a pattern, such as `*@acme.example`, found `bob`",
+        ),
+        (
+            with(jwt, "allow: ['*'], header: Authorization"),
+            "listeners[0].users.header: authorization is set by the proxy or the connection alone; choose another header",
+        ),
+        (
+            with(
+                jwt,
+                "allow: ['*'], max: 0, idle: 59s, login_budget: {burst: 0, per_minute: 3601}",
+            ),
+            "listeners[0].users.max: expected 1 to 100000, found 0\n\
+             listeners[0].users.idle: expected 1m to 24h, found 59s\n\
+             listeners[0].users.login_budget.burst: expected 1 to 3600, found 0\n\
+             listeners[0].users.login_budget.per_minute: expected 1 to 3600, found 3601",
+        ),
+        (
+            with(secret, "allow: ['*']"),
+            "listeners[0].users: needs an org with the grant jwt_bearer, found client_credentials; take it out",
+        ),
+        (
+            store("{file: {directory: /d, key: 'env:K', previous_key: 'env:P'}}"),
+            "",
+        ),
+        (
+            store("{}"),
+            "store: expected `file: {directory: …, key: …}`, found nothing; leave `store` out to keep tokens in memory",
+        ),
+        (
+            store("{file: {directory: d, key: hunter2}}"),
+            "store.file.directory: expected an absolute path, found `d`\n\
+             store.file.key: expected a reference: `file:/run/secrets/sf/store-key` or `env:NAME`, found something else (not shown); a secret may not stand in the configuration itself",
+        ),
+        (
+            store("{file: {}}"),
+            "store.file.directory: expected the path of a folder, found nothing\n\
+             store.file.key: expected a reference: `file:/run/secrets/sf/store-key` or `env:NAME`, found nothing",
+        ),
+    ]);
+}
+
 #[test]
 fn a_secret_is_a_reference_and_never_quoted() {
     const AT: &str = "orgs.main.grant.client_credentials.client_secret: expected ";
@@ -619,7 +948,7 @@ fn the_examples_are_good() {
             visited += 1;
         }
     }
-    assert!(visited >= 3, "only {visited} examples were visited");
+    assert!(visited >= 12, "only {visited} examples were visited");
 }
 
 fn example(name: &str) -> Config {
@@ -664,7 +993,37 @@ orgs:
     grant: {client_credentials: {client_id: 'true', client_secret: {file: '/x y'}, send_secret: body}}
 ";
     let config = from_yaml(odd, "c.yaml", &Vars::default()).unwrap();
-    for config in [config, example("minimal.yaml"), example("client-credentials.yaml")] {
+    let mut all = vec![config];
+    for grant in GRANTS {
+        for more in [
+            "api: {host: other, headers: {X-B: 'a: b', x-A: '1'}, also: {/a: f_1}}, token: {cool_down: 1s}",
+            "token: {keep_alive: true}, data_cloud: {dataspace: 'On', renew_before: 1m}",
+            "api: {host: platform}",
+        ] {
+            // Only what fits the grant.
+            let more = match grant.starts_with("static") || grant.starts_with("command") {
+                true => more.replace(", also: {/a: f_1}", ""),
+                false => more.to_owned(),
+            };
+            let users = match grant.starts_with("jwt") {
+                true => "listeners: [{users: {allow: ['*@A.example'], required: true, max: 7}}]",
+                false => "store: {file: {directory: '/a b', key: 'env:K', previous_key: 'file:/p'}}",
+            };
+            let yaml = format!("{}\n{users}", granted(grant, &more));
+            all.push(
+                from_yaml(&yaml, "c.yaml", &Vars::default()).unwrap_or_else(|problems| panic!("{problems}\n{yaml}")),
+            );
+        }
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".yaml") {
+            all.push(example(&name));
+        }
+    }
+    assert!(all.len() > 35, "only {} were visited", all.len());
+    for config in all {
         let yaml = config.to_yaml();
         let again = from_yaml(&yaml, "effective", &Vars::default());
         let again = again.unwrap_or_else(|problems| panic!("{problems}\n{yaml}"));
@@ -701,13 +1060,31 @@ fn planted(place: usize, canary: &str) -> String {
         12 => and(&format!("{canary}:")),
         13 => jwt(&format!("client_id: 'x {canary}', private_key: \"file:{canary}\\n\"")),
         14 => jwt(&format!("username: u@x, audience: 'https://u:{canary}@x'")),
+        15 => granted(
+            &format!("password: {{password: {canary:?}, security_token: [{canary:?}]}}"),
+            "",
+        ),
+        16 => granted(
+            &format!(
+                "refresh_token: {{refresh_token: {canary:?}, login: {{callback_url: 'http://u:{canary}@localhost:1/'}}}}"
+            ),
+            "",
+        ),
+        17 => granted(
+            &format!(
+                "oauth2_client_credentials: {{token_path: '/t#{canary}', parameters: {{client_secret: {canary:?}}}}}"
+            ),
+            "",
+        ),
+        18 => granted(&format!("static: {{access_token: {{{canary:?}: x}}}}"), ""),
+        19 => and(&format!("store: {{file: {{directory: /d, key: {canary:?}}}}}")),
         _ => format!("orgs:\n  main:\n    client_secret: {canary}: {canary}\n  *{canary}"),
     }
 }
 
 proptest! {
     #[test]
-    fn a_planted_secret_shows_nowhere(place in 0..16usize, tail in "[!-~]{0,12}") {
+    fn a_planted_secret_shows_nowhere(place in 0..21usize, tail in "[!-~]{0,12}") {
         let canary = "Canary7f3e";
         let yaml = planted(place, &format!("{canary}{tail}"));
         let shown = match from_yaml(&yaml, "c.yaml", &Vars::default()) {

@@ -117,49 +117,47 @@ fn needs(grant: &str) -> Vec<(&'static str, &'static str)> {
 }
 
 fn counts(setting: &Setting, grant: &str) {
-    {
-        let mut pairs = match grant {
-            "static" | "command" => vec![],
-            _ => vec![URL, ID],
-        };
-        pairs.extend(needs(grant));
-        // One of the two forms of one key.
-        let rivals: &[&str] = match setting.name {
-            "SFPROXY_CLIENT_SECRET" => &["SFPROXY_CLIENT_SECRET_FILE"],
-            "SFPROXY_PRIVATE_KEY_FILE" if grant == "refresh_token" => &["SFPROXY_CLIENT_SECRET_FILE"],
-            _ => &[],
-        };
-        pairs.retain(|(name, _)| !rivals.contains(name));
-        if setting.name == "SFPROXY_SEND_SECRET" && grant == "refresh_token" {
-            pairs.push(SECRET);
-        }
-        if setting.name == "SFPROXY_STORE_DIRECTORY" {
-            pairs.push(("SFPROXY_STORE_KEY_FILE", "/key"));
-        }
-        if setting.name == "SFPROXY_STORE_KEY_FILE" {
-            pairs.push(("SFPROXY_STORE_DIRECTORY", "/folder"));
-        }
-        let place = setting.path.replace('*', "main").replace('?', grant).replace('.', "/");
-        let place = format!("/{place}");
-        let before = from_env(&vars(&pairs))
-            .map(|config| config.to_json())
-            .unwrap_or_default();
-        pairs.retain(|(name, _)| *name != setting.name);
-        let value = match setting.name {
-            "SFPROXY_TOKEN_LIFETIME" | "SFPROXY_RESPONSE_TIMEOUT" => "7m",
-            "SFPROXY_SEND_SECRET" if grant != "client_credentials" => "basic",
-            name => another(name),
-        };
-        pairs.push((setting.name, value));
-        let after = from_env(&vars(&pairs)).unwrap_or_else(|problems| panic!("{problems}"));
-        let after = after.to_json();
-        let (before, after) = (before.pointer(&place), after.pointer(&place));
-        assert!(
-            after.is_some() && before != after,
-            "{} does not change {place}",
-            setting.name
-        );
+    let mut pairs = match grant {
+        "static" | "command" => vec![],
+        _ => vec![URL, ID],
+    };
+    pairs.extend(needs(grant));
+    // One of the two forms of one key.
+    let rivals: &[&str] = match setting.name {
+        "SFPROXY_CLIENT_SECRET" => &["SFPROXY_CLIENT_SECRET_FILE"],
+        "SFPROXY_PRIVATE_KEY_FILE" if grant == "refresh_token" => &["SFPROXY_CLIENT_SECRET_FILE"],
+        _ => &[],
+    };
+    pairs.retain(|(name, _)| !rivals.contains(name));
+    if setting.name == "SFPROXY_SEND_SECRET" && grant == "refresh_token" {
+        pairs.push(SECRET);
     }
+    if setting.name == "SFPROXY_STORE_DIRECTORY" {
+        pairs.push(("SFPROXY_STORE_KEY_FILE", "/key"));
+    }
+    if setting.name == "SFPROXY_STORE_KEY_FILE" {
+        pairs.push(("SFPROXY_STORE_DIRECTORY", "/folder"));
+    }
+    let place = setting.path.replace('*', "main").replace('?', grant).replace('.', "/");
+    let place = format!("/{place}");
+    let before = from_env(&vars(&pairs))
+        .map(|config| config.to_json())
+        .unwrap_or_default();
+    pairs.retain(|(name, _)| *name != setting.name);
+    let value = match setting.name {
+        "SFPROXY_TOKEN_LIFETIME" | "SFPROXY_RESPONSE_TIMEOUT" => "7m",
+        "SFPROXY_SEND_SECRET" if grant != "client_credentials" => "basic",
+        name => another(name),
+    };
+    pairs.push((setting.name, value));
+    let after = from_env(&vars(&pairs)).unwrap_or_else(|problems| panic!("{problems}"));
+    let after = after.to_json();
+    let (before, after) = (before.pointer(&place), after.pointer(&place));
+    assert!(
+        after.is_some() && before != after,
+        "{} does not change {place}",
+        setting.name
+    );
 }
 
 #[test]
@@ -174,10 +172,15 @@ fn every_file_setting_has_a_variable() {
         let path = path.replace("orgs.main", "orgs.*");
         let special = path == "listeners.0.org";
         assert!(
-            special || settings().any(|setting| setting.paths().any(|known| known == path)),
+            special || settings().any(|setting| is_of(setting, &path)),
             "no variable for {path}"
         );
     }
+}
+
+fn is_of(setting: &Setting, path: &str) -> bool {
+    let mut grants = setting.grants.iter();
+    setting.path == path || grants.any(|grant| setting.path.replace('?', grant) == path)
 }
 
 fn leaves(value: &Value, path: String, found: &mut Vec<String>) {
@@ -273,6 +276,14 @@ fn problems_name_the_variable() {
         (
             and(&[("SFPROXY_STORE_DIRECTORY", "/d")]),
             "SFPROXY_STORE_KEY_FILE: expected a reference: `file:/run/secrets/sf/store-key` or `env:NAME`, found nothing",
+        ),
+        (
+            and(&[("SFPROXY_REFRESH_TOKEN_FILE", "/r"), ("SFPROXY_PRIVATE_KEY_FILE", "/k")]),
+            "SFPROXY_REFRESH_TOKEN_FILE: expected client_secret or private_key or neither, found both; Salesforce would not read the key's proof",
+        ),
+        (
+            and(&[("SFPROXY_DATASPACE", "sales"), ("SFPROXY_API_HOST", "platform")]),
+            "SFPROXY_DATASPACE: works with `api.host: instance` only, found `platform`; take one of them out",
         ),
         (
             and(&[("SFPROXY_DATASPACE", "a b")]),

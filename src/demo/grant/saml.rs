@@ -6,9 +6,8 @@
 //! Fails with: `invalid_grant` with an `error_uri` to the SAML validator.
 //! Source: SF §1.4.8, §2; SAML 2.0 core §5.4, XML signature §4, exclusive canonicalization.
 //!
-//! The assertion has to come in exclusive canonical form already, as the usual libraries send it: no comments, no `<a/>`, attributes in
-//! order, namespaces where they are used. Then the digest is over its text without the signature, and what is signed is the text of
-//! `SignedInfo` with the one namespace it inherits. One in another form is refused, which Salesforce would not do.
+//! The form is exclusive canonicalization without comments and without `InclusiveNamespaces`; an assertion with either is refused, which
+//! Salesforce may not do.
 
 mod xml;
 
@@ -74,14 +73,13 @@ fn verify<'a>(
 ) -> Result<&'a JwtClient, Refusal> {
     let bytes = URL_SAFE_NO_PAD.decode(coded).or_else(|_| URL_SAFE.decode(coded));
     let whole = String::from_utf8(bytes.map_err(|_| MALFORMED)?).map_err(|_| MALFORMED)?;
-    let text = without_declaration(&whole);
-    let root = xml::parse(text).ok_or(MALFORMED)?;
-    if root.local() != "Assertion" || root.namespace() != Some(SAML) || root.attribute("Version") != Some("2.0") {
+    let root = xml::parse(&whole).ok_or(MALFORMED)?;
+    if root.local() != "Assertion" || root.namespace() != SAML || root.attribute("Version") != Some("2.0") {
         return Err(MALFORMED);
     }
     let issuer = root.text_at(&["Issuer"]).ok_or(MALFORMED)?;
     let client = clients.iter().find(|c| c.client_id == issuer).ok_or(UNKNOWN_CLIENT)?;
-    if !is_signed(text, &root, &client.key)? {
+    if !is_signed(&root, &client.key)? {
         return Err(WRONG_KEY);
     }
 
@@ -89,7 +87,7 @@ fn verify<'a>(
     let named = conditions
         .text_at(&["AudienceRestriction", "Audience"])
         .ok_or(AUDIENCE)?;
-    if !audiences.iter().any(|a| *a == named) {
+    if !audiences.contains(&named) {
         return Err(AUDIENCE);
     }
     let subject = root.child("Subject").ok_or(MALFORMED)?;
@@ -125,31 +123,29 @@ fn verify<'a>(
     }
 }
 
-fn without_declaration(text: &str) -> &str {
-    let text = text.trim();
-    match text.strip_prefix("<?xml ").and_then(|rest| rest.split_once("?>")) {
-        Some((_, rest)) => rest.trim_start(),
-        None => text,
-    }
-}
-
 /// Whether the one signature of the assertion is the key's, over exactly this assertion. An error: it has not the form.
-fn is_signed(text: &str, root: &Element<'_>, key: &PublicKey) -> Result<bool, Refusal> {
+fn is_signed(root: &Element<'_>, key: &PublicKey) -> Result<bool, Refusal> {
     let signature = root.child("Signature").ok_or(MALFORMED)?;
     let info = signature.child("SignedInfo").ok_or(MALFORMED)?;
     let reference = info.child("Reference").ok_or(MALFORMED)?;
     let transforms = reference.child("Transforms").ok_or(MALFORMED)?;
     let algorithm = |element: Option<&Element<'_>>| element.and_then(|e| e.attribute("Algorithm").map(str::to_owned));
+    let method = info.child("CanonicalizationMethod").ok_or(MALFORMED)?;
+    // What is inside of a transform would change what it does.
+    let plain = transforms
+        .children()
+        .chain([method])
+        .all(|step| step.children().next().is_none());
     let transforms: Vec<_> = transforms
-        .children
-        .iter()
+        .children()
         .map(|t| algorithm(Some(t)).unwrap_or_default())
         .collect();
     let whole = reference.attribute("URI").and_then(|uri| uri.strip_prefix('#'));
-    let as_agreed = signature.namespace() == Some(SIGNATURE)
-        && algorithm(info.child("CanonicalizationMethod")).as_deref() == Some(EXCLUSIVE)
+    let as_agreed = signature.namespace() == SIGNATURE
+        && algorithm(Some(method)).as_deref() == Some(EXCLUSIVE)
         && algorithm(info.child("SignatureMethod")).as_deref() == Some(RSA_SHA256)
         && algorithm(reference.child("DigestMethod")).as_deref() == Some(DIGEST_SHA256)
+        && plain
         && transforms == [ENVELOPED, EXCLUSIVE]
         && whole.is_some()
         && whole == root.attribute("ID");
@@ -162,20 +158,51 @@ fn is_signed(text: &str, root: &Element<'_>, key: &PublicKey) -> Result<bool, Re
     };
     let said = decoded(reference, "DigestValue").ok_or(MALFORMED)?;
     let value = decoded(signature, "SignatureValue").ok_or(MALFORMED)?;
-    let rest = [&text[root.start..signature.start], &text[signature.end..root.end]].concat();
-    let signed = with_namespace(&text[info.start..info.end], info.prefix());
+    let rest = root.canonical(Some(signature));
+    let signed = info.canonical(None);
     let fits = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.der()).verify(signed.as_bytes(), &value);
     Ok(digest(&SHA256, rest.as_bytes()).as_ref() == said && fits.is_ok())
 }
 
-/// The canonical text of `SignedInfo`: with the declaration of its prefix, which it may inherit.
-fn with_namespace(info: &str, prefix: Option<&str>) -> String {
-    let name = prefix.map_or_else(|| "xmlns".to_owned(), |prefix| format!("xmlns:{prefix}"));
-    let declaration = format!(" {name}=\"{SIGNATURE}\"");
-    let start = info.find(['>', ' ']).unwrap_or(0);
-    let tag = &info[..info.find('>').unwrap_or(0)];
-    if tag.contains(&declaration) {
-        return info.to_owned();
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    /// Signed by xmlsec1 1.2 with libxml2: pretty printed, with a declaration, empty-element tags and an unused namespace.
+    #[test]
+    fn an_assertion_signed_by_another_program_is_read() {
+        let whole = include_str!("saml/xmlsec1.xml");
+        let clients = [JwtClient {
+            client_id: "3MVG9practice".into(),
+            username: "integration@practice.example".into(),
+            key: PublicKey::from_certificate_pem(include_str!("saml/xmlsec1.pem")).unwrap(),
+            scopes: Vec::new(),
+        }];
+        let audiences = ["https://login.salesforce.com".to_owned()];
+        let at = |xml: &str, seconds| {
+            let now = UNIX_EPOCH + Duration::from_secs(seconds);
+            verify(&URL_SAFE.encode(xml), &clients, &audiences, now).err()
+        };
+        assert_eq!(at(whole, 1_790_000_000), None);
+        assert_eq!(at(whole, 1_790_000_300), Some(EXPIRED));
+        assert_eq!(at(whole, 1_789_999_999), Some(NOT_YET));
+        assert_eq!(
+            at(&whole.replace("integration@", "other@"), 1_790_000_000),
+            Some(WRONG_KEY)
+        );
+        assert_eq!(
+            at(&whole.replace("  <saml:Subject>", "<saml:Subject>"), 1_790_000_000),
+            Some(WRONG_KEY)
+        );
+        let inclusive =
+            "<ec:InclusiveNamespaces xmlns:ec=\"http://www.w3.org/2001/10/xml-exc-c14n#\" PrefixList=\"xs\"/>";
+        for element in ["Transform", "CanonicalizationMethod"] {
+            let start = format!("<{element} Algorithm=\"{EXCLUSIVE}\"");
+            let filled = whole.replace(&format!("{start}/>"), &format!("{start}>{inclusive}</{element}>"));
+            assert_ne!(filled, whole);
+            assert_eq!(at(&filled, 1_790_000_000), Some(MALFORMED), "{element}");
+        }
     }
-    format!("{}{declaration}{}", &info[..start], &info[start..])
 }

@@ -141,6 +141,17 @@ async fn a_person_allows_and_the_app_gets_its_tokens() {
     for part in ["id=\"oaapprove\"", "id=\"oadeny\"", "person@practice.example"] {
         assert!(page.text.contains(part), "{part}: {}", page.text);
     }
+    // the form, as a browser reads it
+    let (_, action) = page.text.split_once("action=\"").unwrap();
+    let action = action.split('"').next().unwrap().replace("&amp;", "&");
+    let form = practice.client.post(format!("{}{action}", practice.org.login_url()));
+    let sent = sent_to(&got(form.form(&[("decision", "deny")])).await);
+    let denied = [
+        ("error", "access_denied"),
+        ("error_description", "end-user denied authorization"),
+        ("state", "<\"&>"),
+    ];
+    assert_eq!(sent, pairs(&denied));
     let sent = practice.press("allow", &parameters).await;
     assert!(sent[0].1.starts_with("aPrx") && sent[0].1.ends_with("=="), "{sent:?}");
     assert_eq!(sent[1..], pairs(&[("state", "<\"&>")]));
@@ -205,7 +216,7 @@ async fn what_is_wrong_is_told_on_a_page_or_to_the_callback() {
         }] {
             assert_eq!((page.status, page.header("location")), (400, None), "{uri}");
             assert!(
-                page.text.contains(told) && !page.text.contains("<script>"),
+                page.text.contains(told) && !page.text.contains("<script"),
                 "{}",
                 page.text
             );

@@ -247,8 +247,15 @@ async fn requests_and_stats_are_shown_without_credentials() {
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     );
     let stats = stats(&practice).await;
+    assert_eq!(
+        (&stats["by_grant"]["jwt_bearer"], &stats["by_grant"]["refresh_token"]),
+        (&json!(1), &json!(0))
+    );
     for (name, expected) in [
         ("token_requests", 1),
+        ("logins", 1),
+        ("spent_refresh_presented", 0),
+        ("a360_exchanges", 0),
         ("token_ok", 1),
         ("api_requests", 2),
         ("api_401", 1),
@@ -266,7 +273,7 @@ async fn unknown_control_calls_get_the_list_and_bad_ones_the_reason() {
     let unknown = got(practice.client.get(format!("{control}/control/nothing"))).await;
     assert_eq!(
         (unknown.status, unknown.json()["calls"].as_array().unwrap().len()),
-        (404, 21)
+        (404, 22)
     );
     let wrong = got(practice
         .client
@@ -289,12 +296,44 @@ async fn files_are_private_and_go_with_the_org() {
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let directory = summary.ca_file.parent().unwrap().to_path_buf();
     assert_eq!(mode(&directory), 0o700);
-    for file in [&summary.ca_file, &jwt.key_file, &jwt.pkcs1_key_file, &app.secret_file] {
+    let password = summary.password.clone().unwrap();
+    let exchange = summary.exchange.clone().unwrap();
+    let mut secrets = vec![
+        app.secret_file.clone(),
+        password.secret_file,
+        password.password_file,
+        password.security_token_file,
+        exchange.subject_token_file,
+    ];
+    secrets.extend(exchange.secret_file);
+    let [person, desktop, keyed] = &summary.web[..] else {
+        panic!("three web apps: {summary:?}");
+    };
+    secrets.extend(person.secret_file.clone());
+    assert!(desktop.secret_file.is_none() && desktop.key_file.is_none() && keyed.secret_file.is_none());
+    let keys = [
+        &summary.ca_file,
+        &jwt.key_file,
+        &jwt.pkcs1_key_file,
+        keyed.key_file.as_ref().unwrap(),
+    ];
+    for file in keys.into_iter().chain(&secrets) {
         assert_eq!(mode(file), 0o600, "{}", file.display());
     }
-    let secret = std::fs::read_to_string(&app.secret_file).unwrap();
+    assert_eq!(secrets.len(), 7);
     let text = summary.to_string();
-    assert!(text.contains(practice.org.base_url()) && text.contains(&jwt.client_id) && !text.contains(&secret));
+    for secret in secrets {
+        let content = std::fs::read_to_string(&secret).unwrap();
+        assert!(!content.is_empty() && !text.contains(&content), "{}", secret.display());
+    }
+    for shown in [
+        practice.org.base_url(),
+        &jwt.client_id,
+        &desktop.client_id,
+        practice.org.tenant_url().unwrap(),
+    ] {
+        assert!(text.contains(shown), "{shown}");
+    }
     practice.stop().await;
     assert!(!directory.exists());
 }

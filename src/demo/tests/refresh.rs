@@ -92,10 +92,7 @@ async fn with_rotation_the_old_one_is_spent_and_presenting_it_ends_everything() 
 async fn what_somebody_else_spent_is_dead_for_us() {
     let practice = start(|_| {}).await;
     let login = practice.approved().await;
-    assert_eq!(
-        practice.control("spend_refresh_tokens", json!({})).await,
-        json!({"spent": 1})
-    );
+    assert_eq!(practice.control("spend", json!({})).await, json!({"spent": 1}));
     assert!(
         practice.org.knows(text(&login, "access_token")),
         "until it is presented"
@@ -110,7 +107,7 @@ async fn what_somebody_else_spent_is_dead_for_us() {
 async fn one_refresh_token_is_answered_once_at_a_time() {
     let practice = start(|_| {}).await;
     let login = practice.approved().await;
-    practice.control("latency", json!({"token_ms": 300})).await;
+    practice.control("latency", json!({"token_ms": 1000})).await;
     let token = text(&login, "refresh_token");
     let (a, b, c) = tokio::join!(
         practice.refresh(0, token),
@@ -165,6 +162,39 @@ async fn an_answer_can_be_lost_after_the_org_has_done_it() {
     let url = format!("{}/services/oauth2/token", practice.org.login_url());
     assert!(practice.client.post(url).form(&form).send().await.is_err());
     assert_eq!(practice.refresh(0, text(&login, "refresh_token")).await.refusal(), DEAD);
+    assert_eq!(practice.org.stats().spent_refresh_presented, 1);
+    practice.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_has_its_refresh_token_rotated_all_the_same() {
+    let practice = start(|_| {}).await;
+    practice.org.set_rotation(true);
+    let login = practice.approved().await;
+    let token = text(&login, "refresh_token");
+    practice
+        .control("delay_token_answers", json!({"token_ms": 60_000}))
+        .await;
+    let done = async {
+        while practice.org.stats().token_ok < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Both may be dropped: giving up is what is tested.
+    tokio::select! {
+        _ = practice.refresh(0, token) => panic!("answered"),
+        done = tokio::time::timeout(Duration::from_secs(30), done) => done.unwrap(),
+    }
+    practice.control("delay_token_answers", json!({})).await;
+    let mut refusal = practice.refresh(0, token).await.refusal();
+    for _ in 0..100 {
+        if refusal == DEAD {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        refusal = practice.refresh(0, token).await.refusal();
+    }
+    assert_eq!(refusal, DEAD);
     assert_eq!(practice.org.stats().spent_refresh_presented, 1);
     practice.stop().await;
 }

@@ -22,7 +22,7 @@ use crate::{
 /// A new PKCE verifier, or a `state`: 43 characters of chance.
 pub fn verifier() -> SecretString {
     let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(random());
-    BASE64_URL_SAFE_NO_PAD.encode(&*bytes).into()
+    BASE64_URL_SAFE_NO_PAD.encode(&bytes[..]).into()
 }
 
 /// The S256 challenge for a verifier.

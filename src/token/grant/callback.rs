@@ -114,8 +114,10 @@ mod tests {
 
     use super::*;
 
+    type Told = Result<(String, String), Misfit>;
+
     /// The kind and what came with it.
-    fn told(query: &str) -> Result<(String, String), Misfit> {
+    fn told(query: &str) -> Told {
         let callback = Callback::read(query)?;
         assert!(!format!("{callback:?}").contains("CANARY"));
         let state = callback.state.expose_secret().to_owned();
@@ -130,7 +132,7 @@ mod tests {
         let good = |state: &str, said: &str| Ok((state.to_owned(), said.to_owned()));
         let long = format!("code={}&state=s", "a".repeat(LONGEST));
         let long_state = format!("code=a&state={}", "s".repeat(LONGEST_STATE + 1));
-        let rows: &[(&str, Result<(String, String), Misfit>)] = &[
+        let rows: &[(&str, Told)] = &[
             ("code=aPrxCANARY%3D%3D&state=st", good("st", "code aPrxCANARY==")),
             ("state=st&code=a.b_c&sfdc_community_url=x", good("st", "code a.b_c")),
             (

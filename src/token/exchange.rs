@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod answer;
+mod person;
 #[cfg(test)]
 mod tests;
 

@@ -17,6 +17,7 @@ use super::refusal::{Refusal, Sent};
 use crate::config::{self, SecretRef};
 
 pub mod authorization_code;
+pub mod callback;
 mod client_auth;
 pub mod client_credentials;
 pub mod command;

@@ -18,6 +18,8 @@ mod docs;
 mod egress;
 mod guard;
 mod hard_cases;
+#[cfg(feature = "demo")]
+mod login;
 mod org_trouble;
 mod outage;
 mod passthrough;

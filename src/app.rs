@@ -266,6 +266,12 @@ impl OrgRoom {
                 _ => http.clone(),
             };
             let clock = http.clock().clone();
+            // What memory holds of a user goes with the user.
+            let store = if store.is_durable() {
+                store.clone()
+            } else {
+                Store::in_memory()
+            };
             let kept = kept(&name, &org, http, &store, &all_metrics, Some(user));
             let rules = token::Rules {
                 common: Some(Arc::clone(&common)),

@@ -321,3 +321,47 @@ fn unkept(error: crate::store::StoreError) -> Ended {
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// As shells tell a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Nothing travels here, so time may be paused: the login host takes connections and says nothing.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_waited_for_longer_than_ten_minutes() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let callback = format!("http://{}/OauthRedirect", free.local_addr().unwrap());
+        drop(free);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("key"), "ab".repeat(32)).unwrap();
+        let yaml = serde_json::json!({
+            "store": {"file": {"directory": dir.path(), "key": format!("file:{}", dir.path().join("key").display())}},
+            "orgs": {"main": {
+                "login_url": format!("http://{}", silent.local_addr().unwrap()),
+                "grant": {"refresh_token": {"client_id": "3MVG9", "login": {"callback_url": callback}}},
+            }},
+        });
+        let none: [(&str, &str); 0] = [];
+        let config = crate::config::from_yaml(&yaml.to_string(), "test", &Vars::from(none)).unwrap();
+        let Ok(place) = Place::find(&config, None, "login") else {
+            panic!("the org must be found");
+        };
+        let options = Options {
+            org: None,
+            source: Source { config: None },
+            device: false,
+            no_browser: true,
+        };
+        let began = Instant::now();
+        let ended = log_in(&place, &options).await;
+        assert!(matches!(ended, Err(Ended::Failed(text)) if text.contains("within 10 minutes")));
+        let took = began.elapsed();
+        assert!(
+            (PATIENCE..PATIENCE + Duration::from_secs(60)).contains(&took),
+            "{took:?}"
+        );
+    }
+}

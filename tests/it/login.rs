@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use sf_token_proxy::demo::{Org, Settings, Summary};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
@@ -317,6 +319,13 @@ impl Told {
             let state = parameter(url.trim(), "state").unwrap();
             assert_eq!(state.len(), 43, "256 bits");
             assert_eq!(all.matches(&state).count(), 1, "{all}");
+            // nor the verifier that the challenge is the hash of
+            let challenge = parameter(url.trim(), "code_challenge").unwrap();
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            for text in all.split(|c| !word(c)).filter(|text| text.len() == 43) {
+                let hash = digest(&SHA256, text.as_bytes());
+                assert_ne!(BASE64_URL_SAFE_NO_PAD.encode(hash), challenge, "{all}");
+            }
         }
     }
 }

@@ -27,4 +27,5 @@ mod platforms;
 #[cfg(feature = "demo")]
 mod practice;
 mod refusal;
+mod sharing;
 mod users;

@@ -68,7 +68,7 @@ impl Account {
         upstream: &Upstream,
         refused: &Token,
     ) -> Option<Result<Arc<Token>, TokenError>> {
-        // In a cool-down it is the string that was refused before: two processes would renew it in turn for ever.
+        // In a cool-down it is the string that was refused before: a login would bring it again.
         if refused.adopted && !self.tokens.cooling_down() {
             return Some(self.tokens.renewed_dead(refused.generation).await);
         }

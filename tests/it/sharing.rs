@@ -27,7 +27,7 @@ async fn two(org: &RawOrg, folder: &Path) -> [Running; 2] {
     [first, second]
 }
 
-/// Each would find the other's token refused, and renew it in turn for ever.
+/// The cool-down of each holds, whoever minted the refused token.
 #[tokio::test]
 async fn an_org_that_refuses_everything_costs_two_proxies_no_storm_of_logins() {
     for same in [false, true] {

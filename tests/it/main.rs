@@ -21,4 +21,8 @@ mod outage;
 mod passthrough;
 #[cfg(feature = "demo")]
 mod practice;
+#[cfg(feature = "demo")]
+mod program;
 mod refusal;
+#[cfg(all(feature = "demo", target_os = "linux"))]
+mod rotation;

@@ -14,6 +14,8 @@ mod binary;
 mod check;
 mod docs;
 mod egress;
+#[cfg(all(feature = "demo", unix))]
+mod flows;
 mod guard;
 mod hard_cases;
 mod org_trouble;
@@ -26,3 +28,5 @@ mod program;
 mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
+#[cfg(all(feature = "demo", unix))]
+mod store;

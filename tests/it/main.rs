@@ -16,6 +16,8 @@ mod check;
 mod data_cloud;
 mod docs;
 mod egress;
+#[cfg(all(feature = "demo", unix))]
+mod flows;
 mod guard;
 mod hard_cases;
 #[cfg(feature = "demo")]
@@ -26,6 +28,12 @@ mod passthrough;
 mod platforms;
 #[cfg(feature = "demo")]
 mod practice;
+#[cfg(feature = "demo")]
+mod program;
 mod refusal;
+#[cfg(all(feature = "demo", target_os = "linux"))]
+mod rotation;
 mod sharing;
+#[cfg(all(feature = "demo", unix))]
+mod store;
 mod users;

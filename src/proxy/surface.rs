@@ -81,7 +81,7 @@ pub fn surface(path: &str, serves: Serves, extra_paths: &[String]) -> Result<Sur
     };
     if serves == Serves::Everything {
         // A token is exchanged for a session or for another token there, whatever the cloud.
-        return match under("secur") || under("services/oauth2") {
+        return match leads_to_a_login(path) {
             true => Err(PathRefusal::NotServed),
             false => Ok(Surface::Platform),
         };
@@ -130,18 +130,50 @@ fn has_dot_segment(path: &str) -> bool {
         return false;
     }
     let mut decoded = path.as_bytes().to_vec();
-    // Nobody decodes more often than that.
-    for _ in 0..3 {
+    for _ in 0..DECODED {
         decoded = decode(&decoded);
     }
-    decoded
-        .split(|byte| matches!(byte, b'/' | b'\\'))
-        .map(|segment| {
-            let end = segment.iter().position(|byte| matches!(byte, b';' | b'?' | b'#'));
-            &segment[..end.unwrap_or(segment.len())]
-        })
-        .any(is_dots)
+    segments(&decoded).any(is_dots)
 }
+
+/// Whether a server could come to `/secur/…` or `/services/oauth2/…`, however often it decodes; looks through the same,
+/// and through empty segments and case.
+fn leads_to_a_login(path: &str) -> bool {
+    let mut decoded = path.as_bytes().to_vec();
+    // Between two decodings, too: what is a segment there may be a parameter's part here.
+    (0..=DECODED).any(|_| {
+        let found = is_login(&decoded);
+        decoded = decode(&decoded);
+        found
+    })
+}
+
+fn is_login(path: &[u8]) -> bool {
+    let is = |segment: &[u8], name: &str| {
+        let seen = segment.iter().filter(|byte| !is_blank(**byte));
+        seen.map(u8::to_ascii_lowercase).eq(name.bytes())
+    };
+    let mut names = segments(path).filter(|segment| !segment.iter().all(|byte| is_blank(*byte)));
+    names.next().is_some_and(|first| {
+        is(first, "secur") || (is(first, "services") && names.next().is_some_and(|second| is(second, "oauth2")))
+    })
+}
+
+/// As servers see them: a backslash is a slash, parameters are no part of the name.
+fn segments(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| matches!(byte, b'/' | b'\\')).map(|segment| {
+        let end = segment.iter().position(|byte| matches!(byte, b';' | b'?' | b'#'));
+        &segment[..end.unwrap_or(segment.len())]
+    })
+}
+
+/// Some servers drop such characters.
+fn is_blank(byte: u8) -> bool {
+    byte <= b' ' || byte == 0x7f
+}
+
+/// Nobody decodes more often than that.
+const DECODED: usize = 3;
 
 /// `.` or `..`, whatever is hidden between.
 fn is_dots(segment: &[u8]) -> bool {
@@ -157,7 +189,7 @@ fn is_dots(segment: &[u8]) -> bool {
                 dots += 1;
                 more
             }
-            (control, _) if *control <= b' ' || *control == 0x7f => after,
+            (control, _) if is_blank(*control) => after,
             _ => return false,
         };
     }
@@ -221,6 +253,18 @@ mod tests {
             ),
             (Everything, "/a/%2e%2e/secur", Err(PathRefusal::DotSegment)),
             (Everything, "*", Err(PathRefusal::NotServed)),
+            (Everything, "/%73ecur/frontdoor.jsp", Err(PathRefusal::NotServed)),
+            (Everything, "/%2573ecur/frontdoor.jsp", Err(PathRefusal::NotServed)),
+            (Everything, "/secur;a=b/frontdoor.jsp", Err(PathRefusal::NotServed)),
+            (Everything, "/secur%2ffrontdoor.jsp", Err(PathRefusal::NotServed)),
+            (Everything, "/secur%00/frontdoor.jsp", Err(PathRefusal::NotServed)),
+            (Everything, "/;a/SECUR/frontdoor.jsp", Err(PathRefusal::NotServed)),
+            (Everything, "/%5csecur/frontdoor.jsp", Err(PathRefusal::NotServed)),
+            (Everything, "/services//oauth2/token", Err(PathRefusal::NotServed)),
+            (Everything, "/services%2foauth2/token", Err(PathRefusal::NotServed)),
+            (Everything, "/services/;%2fx/oauth2", Err(PathRefusal::NotServed)),
+            (Everything, "/services/x/oauth2", Ok(Surface::Platform)),
+            (Everything, "/secure/a%2Fb;c", Ok(Surface::Platform)),
         ];
         for (serves, path, expected) in table {
             assert_eq!(surface(path, serves, &[]), expected, "{serves:?} {path}");

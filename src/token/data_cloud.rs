@@ -38,7 +38,7 @@ pub struct DataCloudExchange {
 }
 
 /// Why an exchange failed, by what helps.
-enum Trouble {
+pub(crate) enum Trouble {
     /// The core token is no good: stage one first.
     CoreToken(Refusal),
     /// Another core token changes nothing.
@@ -128,7 +128,7 @@ impl Exchange for DataCloudExchange {
 }
 
 /// What stage two's answer that is no token means (SF §9.3 2).
-fn trouble(status: u16, body: &[u8], retry_after: Option<Duration>, sent: &Sent) -> Trouble {
+pub(crate) fn trouble(status: u16, body: &[u8], retry_after: Option<Duration>, sent: &Sent) -> Trouble {
     let refusal = Refusal {
         retry_after,
         ..data_cloud_refusal(status, body, sent)
@@ -144,7 +144,7 @@ fn trouble(status: u16, body: &[u8], retry_after: Option<Duration>, sent: &Sent)
 }
 
 /// `None`: no token answer.
-fn read(body: &[u8], now: SystemTime) -> Option<Result<Minted, Refusal>> {
+pub(crate) fn read(body: &[u8], now: SystemTime) -> Option<Result<Minted, Refusal>> {
     let value: Value = serde_json::from_slice(body).ok()?;
     let text = |name: &str| value.get(name)?.as_str().map(str::trim).filter(|text| !text.is_empty());
     let token = text("access_token")?;

@@ -31,7 +31,7 @@ use crate::{
     config::{ApiHost, EgressProxy, Grant, Org},
 };
 
-mod answer;
+pub(crate) mod answer;
 mod person;
 #[cfg(test)]
 mod tests;
@@ -459,7 +459,7 @@ pub struct Introspected {
 }
 
 impl Introspected {
-    fn read(body: &[u8]) -> Option<Self> {
+    pub(crate) fn read(body: &[u8]) -> Option<Self> {
         let value: serde_json::Value = serde_json::from_slice(body).ok()?;
         let active = value.get("active")?.as_bool()?;
         let seconds = value.get("exp").and_then(super::lifetime::seconds);
@@ -473,14 +473,14 @@ impl Introspected {
 }
 
 /// Which hosts calls go to, as the settings say.
-pub(super) struct Hosts {
+pub(crate) struct Hosts {
     rule: ApiHost,
     /// `instance_url` of the configuration, or the platform's.
     fixed: Option<Arc<Instance>>,
 }
 
 impl Hosts {
-    fn new(org: &Org) -> Result<Self, InstanceError> {
+    pub(crate) fn new(org: &Org) -> Result<Self, InstanceError> {
         let rule = org.api.host.clone();
         let fixed = match (&org.instance_url, &rule) {
             (Some(url), _) => Some(url),

@@ -19,7 +19,7 @@ use crate::{
     token::{Instance, lifetime, refusal::Refusal},
 };
 
-pub(super) struct Answer {
+pub(crate) struct Answer {
     access_token: SecretString,
     refresh_token: Option<SecretString>,
     expires_in: Option<Duration>,
@@ -30,7 +30,7 @@ pub(super) struct Answer {
 }
 
 /// `None`: not a token answer.
-pub(super) fn read(body: &[u8]) -> Option<Answer> {
+pub(crate) fn read(body: &[u8]) -> Option<Answer> {
     let value: Value = serde_json::from_slice(body).ok()?;
     let text = |name: &str| Some(value.get(name)?.as_str()?.trim().to_owned()).filter(|text| !text.is_empty());
     Some(Answer {
@@ -50,7 +50,7 @@ pub(super) fn read(body: &[u8]) -> Option<Answer> {
 
 impl Answer {
     /// `longest` bounds a told life.
-    pub(super) fn granted(self, hosts: &Hosts, longest: Duration, now: SystemTime) -> Result<Granted, Refusal> {
+    pub(crate) fn granted(self, hosts: &Hosts, longest: Duration, now: SystemTime) -> Result<Granted, Refusal> {
         let instance = match &hosts.rule {
             // What the operator says goes before what the answer says; at the platform the other way round.
             ApiHost::Instance | ApiHost::Other { field: None, .. } => match &hosts.fixed {

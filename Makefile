@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-ALL := tools fmt deny lint doc test-rust bench-smoke clients fuzz-smoke
+ALL := tools fmt deny lint doc test-rust browser bench-smoke clients fuzz-smoke
 
 .PHONY: test $(ALL) fuzz-nightly
 
@@ -43,6 +43,10 @@ doc:
 # Unit tests, the whole program, the binary, the documentation's tables.
 test-rust:
 	cargo test --locked
+
+# `login` in a real headless Chromium, against the practice org's consent page. Ignored by `cargo test`, so that it runs without one.
+browser:
+	cargo test --locked --test it -- --ignored chromium
 
 # Each bench once, without measuring.
 bench-smoke:

@@ -92,8 +92,8 @@ pub struct Bound {
 
 /// An org's own tokens, or those of its Data Cloud.
 enum AnyKeeper {
-    Org(Keeper<Kept>),
-    DataCloud(Keeper<DataCloudExchange>),
+    Org(Box<Keeper<Kept>>),
+    DataCloud(Box<Keeper<DataCloudExchange>>),
 }
 
 impl AnyKeeper {
@@ -205,7 +205,7 @@ impl OrgRoom {
         let token_metrics = metrics.token(name, kept.grant_word());
         let (tokens, keeper) = token::keeper(name.clone(), rules, kept, clock.clone(), token_metrics);
         let mut room_tokens = vec![tokens.clone()];
-        let mut keepers = vec![AnyKeeper::Org(keeper)];
+        let mut keepers = vec![AnyKeeper::Org(Box::new(keeper))];
 
         let data_cloud = org.data_cloud.as_ref().map(|settings| {
             let exchange = DataCloudExchange::new(http.clone(), tokens.clone(), settings.dataspace.clone());
@@ -220,7 +220,7 @@ impl OrgRoom {
             let token_metrics = metrics.token(&label, exchange.grant_word());
             let (tokens, keeper) = token::keeper(label, rules, exchange, clock.clone(), token_metrics);
             room_tokens.push(tokens.clone());
-            keepers.push(AnyKeeper::DataCloud(keeper));
+            keepers.push(AnyKeeper::DataCloud(Box::new(keeper)));
             Account::elsewhere(tokens)
         });
         let (serves, own) = match (&org.api.host, &data_cloud) {
@@ -266,6 +266,12 @@ impl OrgRoom {
                 _ => http.clone(),
             };
             let clock = http.clock().clone();
+            // What memory holds of a user goes with the user.
+            let store = if store.is_durable() {
+                store.clone()
+            } else {
+                Store::in_memory()
+            };
             let kept = kept(&name, &org, http, &store, &all_metrics, Some(user));
             let rules = token::Rules {
                 common: Some(Arc::clone(&common)),

@@ -6,6 +6,7 @@
 //! | 1 | failed while running |
 //! | 64 | the command line is wrong (EX_USAGE) |
 //! | 78 | the configuration is wrong (EX_CONFIG); every problem is on stderr, one a line, and nothing after them |
+//! | 130 | `login`, `logout`: ended by Ctrl-C or SIGTERM |
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -19,6 +20,8 @@ use crate::{
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod login;
+mod logout;
 mod run;
 
 const USAGE: u8 = 64;
@@ -38,6 +41,10 @@ enum Command {
     Run(Source),
     /// Check the configuration and the secrets it refers to; print the settings that count, or every problem.
     Check(Source),
+    /// Log a person in once, in a browser; the refresh token goes into the store. For the grant refresh_token.
+    Login(login::Options),
+    /// Revoke what `login` brought, and forget it.
+    Logout(logout::Options),
     /// Try it: a practice org in this process, the proxy before it, and a short tour. No account is needed.
     #[cfg(feature = "demo")]
     Demo(demo::Options),
@@ -70,6 +77,8 @@ pub fn main() -> ExitCode {
             Err(problems) => return refuse(&problems),
         },
         Command::Check(source) => return check::check(source.load(), &Vars::of_process()),
+        Command::Login(options) => return login::login(&options),
+        Command::Logout(options) => return logout::logout(&options),
         #[cfg(feature = "demo")]
         Command::Demo(options) => demo::demo(&options),
         Command::Version => {

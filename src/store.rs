@@ -57,11 +57,16 @@ enum Kind {
 }
 
 impl Store {
+    /// One that ends with its last clone.
+    pub fn in_memory() -> Self {
+        Self(Kind::Memory(memory::Memory::default()))
+    }
+
     /// Makes the directory (0700) if it is missing, and tells now what would fail later: a directory that cannot be
     /// written to, keys that are none. Blocks for a few file operations.
     pub fn open(settings: &config::Store) -> Result<Self, StoreError> {
         Ok(Self(match settings {
-            config::Store::Memory => Kind::Memory(memory::Memory::default()),
+            config::Store::Memory => return Ok(Self::in_memory()),
             config::Store::File {
                 directory,
                 key,

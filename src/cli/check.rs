@@ -6,14 +6,13 @@
 
 use std::{path::Path, process::ExitCode};
 
-use base64::{Engine as _, alphabet, engine};
 use secrecy::{ExposeSecret as _, SecretString};
-use zeroize::Zeroizing;
 
 use super::{complain, refuse, say};
 use crate::{
     clock::Clock,
     config::{ClientAuth, Config, Grant, Problems, SecretRef, Store, Vars},
+    store::seal::SealingKey,
     tls,
     token::grant::check_key,
 };
@@ -153,15 +152,7 @@ fn is_found(program: &str, path: &str) -> Result<(), String> {
 fn store_key(reference: &SecretRef) -> Result<(), String> {
     let text = read(reference)?;
     let text = text.expose_secret().trim();
-    let hexadecimal = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let padding = engine::GeneralPurposeConfig::new().with_decode_padding_mode(engine::DecodePaddingMode::Indifferent);
-    let base64 = [alphabet::STANDARD, alphabet::URL_SAFE].iter().any(|alphabet| {
-        let decoded = engine::GeneralPurpose::new(alphabet, padding)
-            .decode(text)
-            .map(Zeroizing::new);
-        decoded.is_ok_and(|key| key.len() == 32)
-    });
-    match hexadecimal || base64 {
+    match SealingKey::parse(text).is_ok() {
         true => Ok(()),
         false => Err(format!(
             "{reference} holds no key of 32 bytes in base64 or hexadecimal; make one with `openssl rand -base64 32`"

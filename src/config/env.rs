@@ -298,7 +298,12 @@ impl Tree {
                 tree.problems.add(setting.name, text);
             }
         }
-        tree.exact = vec![(format!("orgs.{org}"), ORG), (format!("orgs.{org}.grant"), culprit)];
+        tree.exact = vec![
+            (format!("orgs.{org}"), ORG),
+            (format!("orgs.{org}.grant"), culprit),
+            (format!("orgs.{org}.grant.{grant}"), culprit),
+            (format!("orgs.{org}.data_cloud"), "SFPROXY_DATASPACE"),
+        ];
         tree
     }
 

@@ -68,7 +68,8 @@ impl Account {
         upstream: &Upstream,
         refused: &Token,
     ) -> Option<Result<Arc<Token>, TokenError>> {
-        if refused.adopted {
+        // In a cool-down it is the string that was refused before: a login would bring it again.
+        if refused.adopted && !self.tokens.cooling_down() {
             return Some(self.tokens.renewed_dead(refused.generation).await);
         }
         if !self.tokens.worked_since(refused.generation) {

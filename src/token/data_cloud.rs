@@ -24,7 +24,7 @@ use super::{
     exchange::{Ask, HttpExchange},
     grant::{Attempt, Body, field},
     lifetime,
-    refusal::{Sent, refusal},
+    refusal::{Sent, data_cloud_refusal},
 };
 use crate::config::Grant;
 
@@ -131,16 +131,11 @@ impl Exchange for DataCloudExchange {
 pub(crate) fn trouble(status: u16, body: &[u8], retry_after: Option<Duration>, sent: &Sent) -> Trouble {
     let refusal = Refusal {
         retry_after,
-        ..refusal(status, body, sent)
+        ..data_cloud_refusal(status, body, sent)
     };
     let html = body.trim_ascii_start().starts_with(b"<");
     match (status, refusal.code.as_deref()) {
-        (_, Some("invalid_scope")) => Trouble::Other(Refusal {
-            code: refusal.code,
-            description: refusal.description,
-            ..Refusal::of("data_cloud_scope", None)
-        }),
-        (_, Some("invalid_request")) => Trouble::Other(refusal),
+        (_, Some("invalid_scope" | "invalid_request")) => Trouble::Other(refusal),
         (401 | 403, _) | (400, Some("invalid_grant" | "invalid_token")) => Trouble::CoreToken(refusal),
         // A redirect page in place of a token: the core token has been exchanged before, or is dead (SF §9.3 1).
         (200..=399, _) if html || (300..=399).contains(&status) => Trouble::CoreToken(refusal),

@@ -32,6 +32,7 @@ use crate::{
 };
 
 pub(crate) mod answer;
+mod person;
 #[cfg(test)]
 mod tests;
 

@@ -17,6 +17,7 @@ use super::refusal::{Refusal, Sent};
 use crate::config::{self, SecretRef};
 
 pub mod authorization_code;
+pub mod callback;
 mod client_auth;
 pub mod client_credentials;
 pub mod command;
@@ -114,7 +115,7 @@ pub fn word(grant: &config::Grant) -> &'static str {
         config::Grant::Password(_) => "password",
         config::Grant::TokenExchange(_) => "token_exchange",
         config::Grant::SamlBearer(_) => "saml_bearer",
-        config::Grant::PlatformCredentials(_) => "platform_credentials",
+        config::Grant::PlatformCredentials(_) => "oauth2_client_credentials",
         config::Grant::Static(_) => "static",
         config::Grant::Command(_) => "command",
     }

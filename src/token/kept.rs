@@ -24,7 +24,7 @@ use super::{
     refusal::Class,
 };
 use crate::{
-    config::{self, Grant, Org, OrgName, RotationPolicy},
+    config::{self, ClientAuth, Grant, Org, OrgName, RotationPolicy},
     metrics::StoreMetrics,
     store::{Key, Locked, Record, Rotation, Store, StoreError, StoredGrant, StoredToken},
 };
@@ -47,8 +47,8 @@ pub struct Kept {
 /// What one attempt leaves for the next.
 #[derive(Default)]
 struct Memory {
-    /// A token that came with a new refresh token, and the record that could not be written.
-    unrecorded: Option<(Record, Minted)>,
+    /// A token that came with a new refresh token, until that is in the store.
+    unrecorded: Option<Unrecorded>,
     /// A refresh token that must not be presented again, and why.
     dead: Option<(Fingerprint, &'static str)>,
     /// A subject token that was presented without an answer.
@@ -56,6 +56,27 @@ struct Memory {
 }
 
 type Fingerprint = [u8; 32];
+
+/// What a renewal brought.
+struct Unrecorded {
+    record: Record,
+    minted: Minted,
+    /// The refresh token that was presented for it.
+    presented: Fingerprint,
+}
+
+impl Unrecorded {
+    /// Whether what is stored now is what this renewal began with, or nothing; else somebody logged in since.
+    fn follows(&self, stored: &Record) -> bool {
+        let ours = self
+            .record
+            .grant
+            .as_ref()
+            .map(|grant| fingerprint(&grant.refresh_token));
+        let stored = stored.grant.as_ref().map(|grant| fingerprint(&grant.refresh_token));
+        stored.is_none() || stored == Some(self.presented) || stored == ours
+    }
+}
 
 impl Kept {
     pub fn new(
@@ -136,17 +157,25 @@ impl Kept {
             None => None,
         };
         let (locked, mut record) = self.opened().await.map_err(|e| of_store(&e))?;
-        if let Some(minted) = self.recorded_at_last(&locked).await? {
+        if let Some(minted) = self.recorded_at_last(&locked, &record).await? {
             return Ok(minted);
         }
-        if let Some(minted) = self.adopted(&record, ask) {
+        if descends(&record, seed.as_ref())
+            && let Some(minted) = self.adopted(&record, ask)
+        {
             return Ok(minted);
         }
         let mut state = state(record.grant.take(), seed.as_ref())
             .ok_or_else(|| Refusal::of("needs_login", format!("run `sf-token-proxy login {}`", self.key.name)))?;
-        let careful = settings.rotation == RotationPolicy::Auto && state.rotation != Rotation::Off;
+        let careful = match state.rotation {
+            Rotation::On => true,
+            Rotation::Off => false,
+            Rotation::Unknown => settings.rotation == RotationPolicy::Auto,
+        };
+        self.not_dead(&state)?;
+        let presented = fingerprint(&state.refresh_token);
         if careful {
-            self.may_be_presented(&mut state).await?;
+            self.may_be_presented(settings, &mut state).await?;
             state.in_flight = true;
             record.grant = Some(state.clone());
             self.write(&locked, &record).await.map_err(|e| of_store(&e))?;
@@ -166,19 +195,22 @@ impl Kept {
                 }
                 state.in_flight = false;
                 self.number(&mut record, &mut minted, ask);
-                record.grant = Some(state.clone());
-                match self.write(&locked, &record).await {
-                    Ok(()) => Ok(minted),
-                    Err(error) if careful || state.rotation == Rotation::On => {
-                        // Its refresh token would be lost with the process: not used before it is safe.
-                        self.lock().unrecorded = Some((record, minted));
-                        Err(of_store(&error))
-                    }
-                    Err(error) => {
-                        tracing::warn!(org = %self.key.name, %error, "the token was not recorded; a restart will log in again");
-                        Ok(minted)
-                    }
+                let rotates = state.rotation == Rotation::On;
+                record.grant = Some(state);
+                if careful || rotates {
+                    // Its refresh token would be lost with the process: not used before it is safe. Kept first, for
+                    // this future may be dropped while it writes.
+                    self.lock().unrecorded = Some(Unrecorded {
+                        record,
+                        minted,
+                        presented,
+                    });
+                    return self.recorded(&locked).await;
                 }
+                if let Err(error) = self.write(&locked, &record).await {
+                    tracing::warn!(org = %self.key.name, %error, "the token was not recorded; a restart will log in again");
+                }
+                Ok(minted)
             }
             Err(failed) => {
                 self.settle(&locked, record, state, careful, &failed).await;
@@ -188,22 +220,39 @@ impl Kept {
     }
 
     /// What could not be recorded when it came.
-    async fn recorded_at_last(&self, locked: &Locked) -> Result<Option<Minted>, Refusal> {
-        let unrecorded = self.lock().unrecorded.take();
-        let Some((record, minted)) = unrecorded else {
-            return Ok(None);
+    async fn recorded_at_last(&self, locked: &Locked, stored: &Record) -> Result<Option<Minted>, Refusal> {
+        let follows = match &self.lock().unrecorded {
+            Some(unrecorded) => unrecorded.follows(stored),
+            None => return Ok(None),
         };
-        match self.write(locked, &record).await {
-            Ok(()) => Ok(Some(minted)),
-            Err(error) => {
-                self.lock().unrecorded = Some((record, minted));
-                Err(of_store(&error))
-            }
+        if !follows {
+            tracing::warn!(org = %self.key.name, "somebody logged in while a renewal could not be recorded; the login counts");
+            self.lock().unrecorded = None;
+            return Ok(None);
         }
+        self.recorded(locked).await.map(Some)
     }
 
-    /// A token that was presented without an answer is presented again only if the login host says that it lives.
-    async fn may_be_presented(&self, state: &mut StoredGrant) -> Result<(), Refusal> {
+    /// Writes what is unrecorded; handed out only then.
+    async fn recorded(&self, locked: &Locked) -> Result<Minted, Refusal> {
+        let record = self
+            .lock()
+            .unrecorded
+            .as_ref()
+            .map(|unrecorded| unrecorded.record.clone());
+        let written = match &record {
+            Some(record) => self.write(locked, record).await,
+            None => Ok(()),
+        };
+        written.map_err(|error| of_store(&error))?;
+        let unrecorded = self.lock().unrecorded.take();
+        unrecorded
+            .map(|unrecorded| unrecorded.minted)
+            .ok_or_else(|| Refusal::of("store", None))
+    }
+
+    /// A token that the login host called dead is not presented again.
+    fn not_dead(&self, state: &StoredGrant) -> Result<(), Refusal> {
         let this = fingerprint(&state.refresh_token);
         if let Some((dead, reason)) = self.lock().dead
             && dead == this
@@ -215,18 +264,37 @@ impl Kept {
             self.lock().dead = Some((this, reason));
             return Err(self.re_authorise(reason));
         }
+        Ok(())
+    }
+
+    /// A token that was presented without an answer is presented again only if the login host says that it lives.
+    async fn may_be_presented(&self, settings: &config::RefreshToken, state: &mut StoredGrant) -> Result<(), Refusal> {
         if !state.in_flight {
             return Ok(());
         }
-        let told = self.http.introspected(&state.refresh_token, "refresh_token").await;
-        match told.map_err(|failed| failed.refusal)? {
+        let asked = self.http.introspected(&state.refresh_token, "refresh_token");
+        let told = tokio::time::timeout(self.http.timeout(), asked)
+            .await
+            .map_err(|_| {
+                Refusal::of(
+                    "timeout",
+                    "the login host did not say whether the refresh token lives".to_owned(),
+                )
+            })?
+            .map_err(|failed| failed.refusal)?;
+        match told {
             Some(told) if told.active => {
                 tracing::info!(org = %self.key.name, "a renewal ended without an answer; the login host says that the refresh token still lives");
                 state.in_flight = false;
                 Ok(())
             }
+            // Nothing was said of the token: a wrong secret may be put right.
+            None if matches!(settings.auth, ClientAuth::Secret(..)) => Err(Refusal {
+                class: Class::Transient,
+                ..self.re_authorise(OUTCOME_UNKNOWN)
+            }),
             _ => {
-                self.lock().dead = Some((this, OUTCOME_UNKNOWN));
+                self.lock().dead = Some((fingerprint(&state.refresh_token), OUTCOME_UNKNOWN));
                 Err(self.re_authorise(OUTCOME_UNKNOWN))
             }
         }
@@ -235,9 +303,12 @@ impl Kept {
     /// The store is looked at again soon, for `login` may run beside us; nothing is sent.
     fn re_authorise(&self, reason: &'static str) -> Refusal {
         let text = format!("run `sf-token-proxy login {}`", self.key.name);
+        let told = Refusal::of(OUTCOME_UNKNOWN, text);
         Refusal {
+            reason,
             class: Class::Unsent,
-            ..Refusal::of(reason, text)
+            advice: if reason == TOKEN_DEAD { DEAD_ADVICE } else { told.advice },
+            ..told
         }
     }
 
@@ -250,7 +321,8 @@ impl Kept {
         careful: bool,
         failed: &Failed,
     ) {
-        if !careful {
+        let dead = failed.refusal.reason == TOKEN_DEAD;
+        if !careful && !dead {
             return;
         }
         // Somebody else presents the same token now: theirs may replace it.
@@ -259,7 +331,7 @@ impl Kept {
             return;
         }
         state.in_flight = false;
-        if failed.refusal.reason == TOKEN_DEAD {
+        if dead {
             state.dead = Some(TOKEN_DEAD.to_owned());
             self.lock().dead = Some((fingerprint(&state.refresh_token), TOKEN_DEAD));
         }
@@ -442,6 +514,15 @@ fn state(stored: Option<StoredGrant>, seed: Option<&SecretString>) -> Option<Sto
     }
 }
 
+/// Whether what is stored comes from the configured refresh token; of another one it may be another user's.
+fn descends(record: &Record, seed: Option<&SecretString>) -> bool {
+    let Some(seed) = seed else { return true };
+    record
+        .grant
+        .as_ref()
+        .is_some_and(|grant| grant.seed == Some(fingerprint(seed)))
+}
+
 /// What tells one secret from another without holding it.
 pub fn fingerprint(secret: &SecretString) -> Fingerprint {
     let mut out = [0; 32];
@@ -468,6 +549,8 @@ fn known_reason(word: &str) -> &'static str {
 }
 
 const TOKEN_DEAD: &str = "refresh_token_dead";
+/// As the catalogue has it for the login host's own words.
+const DEAD_ADVICE: &str = "authorise again with `sf-token-proxy login ORG`, or set a new `refresh_token`: the one in use was revoked, replaced or has expired";
 const OUTCOME_UNKNOWN: &str = "refresh_outcome_unknown";
 /// A stored token with less life than this is not worth taking.
 const SHORTEST_REST: Duration = Duration::from_secs(30);

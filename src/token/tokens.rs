@@ -122,6 +122,11 @@ impl Tokens {
         }
     }
 
+    /// Whether refused calls are repeated without a login now: in the cool-down, and when the budget is spent.
+    pub fn cooling_down(&self) -> bool {
+        self.shared.no_login_for_refusals()
+    }
+
     /// The org took this generation.
     pub fn worked(&self, generation: Generation) {
         self.shared.worked(generation);

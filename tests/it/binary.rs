@@ -404,6 +404,65 @@ async fn an_upload_over_the_bound_that_meets_a_dead_token_is_told_and_the_next_c
 }
 
 /// The limits are those of the release; the debug build keeps them as well.
+/// The lines of the audit log: event, who, why.
+fn audit(printed: &str) -> Vec<[String; 3]> {
+    let lines = printed.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines
+        .filter(|event: &serde_json::Value| event["target"] == "audit")
+        .map(|event| ["event", "by", "why"].map(|key| event[key].as_str().unwrap_or("-").to_owned()))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_audit_log_says_who_got_a_token_when_and_why() {
+    let (org, files) = practice().await;
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    std::fs::write(&key, "0123456789abcdef".repeat(4)).unwrap();
+    let store = folder.path().join("store");
+    let more = [
+        ("SFPROXY_STORE_DIRECTORY", store.to_str().unwrap()),
+        ("SFPROXY_STORE_KEY_FILE", key.to_str().unwrap()),
+    ];
+    let query = |binary: &Binary| {
+        let mut stream = TcpStream::connect(binary.proxy).unwrap();
+        stream
+            .write_all(b"GET /services/data/v60.0/limits HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        assert_eq!(read_all(&mut stream).0, 200);
+    };
+    let said = |events: &[[&str; 3]]| events.iter().map(|event| event.map(str::to_owned)).collect::<Vec<_>>();
+
+    let mut first = Binary::start(&files, &more);
+    query(&first);
+    org.revoke();
+    query(&first);
+    first.signal("TERM");
+    assert_eq!(first.exit(Duration::from_secs(10)), 0);
+    let expected = said(&[
+        ["store_write", "proxy", "-"],
+        ["minted", "proxy", "start"],
+        ["rejected", "org", "-"],
+        ["store_write", "proxy", "-"],
+        ["renewed", "proxy", "refused"],
+    ]);
+    assert_eq!(audit(&first.printed()), expected);
+
+    org.down(true, false);
+    let mut second = Binary::start(&files, &more);
+    query(&second);
+    org.revoke();
+    second.signal("TERM");
+    assert_eq!(second.exit(Duration::from_secs(10)), 0);
+    assert_eq!(audit(&second.printed()), said(&[["store_read", "proxy", "start"]]));
+    let printed = first.printed() + &second.printed();
+    for secret in [&files.client_credentials.as_ref().unwrap().secret_file, &key] {
+        assert!(!printed.contains(&std::fs::read_to_string(secret).unwrap()));
+    }
+    assert!(!printed.contains("00DSB0000001pRC!"), "a token is in the log");
+    org.stop().await;
+}
+
 #[tokio::test]
 async fn it_is_small() {
     let (org, files) = practice().await;

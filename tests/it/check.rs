@@ -321,6 +321,24 @@ fn usage_errors_exit_64_and_help_and_version_0() {
 }
 
 #[test]
+fn run_logs_the_warnings() {
+    // A port that is taken, so that it ends by itself.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let env = [
+        ("SFPROXY_LISTEN", address.as_str()),
+        ("SFPROXY_ADMIN_LISTEN", "127.0.0.1:0"),
+        ("SFPROXY_LOG_LEVEL", "warn"),
+        ("SFPROXY_LOGIN_URL", "https://acme.my.salesforce.com"),
+        ("SFPROXY_CLIENT_ID", "id"),
+        ("SFPROXY_CALLBACK_URL", "http://localhost:1717/OauthRedirect"),
+    ];
+    let told = tell(&["run"], &env);
+    assert_eq!(told.code, 1, "{}", told.err);
+    assert!(told.out.contains("set `store.file`"), "{}", told.out);
+}
+
+#[test]
 fn a_port_that_is_taken_is_told_once_and_the_exit_code_is_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -571,3 +571,80 @@ fn the_label_values_are_what_the_code_says() {
     }
     is_current("README.md", "labels", &table);
 }
+
+/// The flows, by the words of the documentation, and the tests that prove each of the four things.
+const FLOWS: [(&str, [&str; 4]); 12] = {
+    macro_rules! flow {
+        ($name:literal) => {
+            (
+                $name,
+                [
+                    concat!("flow_", $name, "_is_proven"),
+                    concat!("flow_", $name, "_survives_a_restart"),
+                    concat!("flow_", $name, "_explains_a_refusal"),
+                    concat!("flow_", $name, "_follows_its_replay_rule"),
+                ],
+            )
+        };
+    }
+    [
+        flow!("client_credentials"),
+        flow!("jwt_bearer"),
+        flow!("refresh_token"),
+        flow!("password"),
+        flow!("token_exchange"),
+        flow!("saml_bearer"),
+        flow!("static"),
+        flow!("command"),
+        flow!("oauth2_client_credentials"),
+        flow!("data_cloud"),
+        (
+            "authorization_code",
+            [
+                "a_person_allows_and_the_proxy_serves_without_a_login_of_its_own",
+                "a_person_allows_and_the_proxy_serves_without_a_login_of_its_own",
+                "a_person_denies_and_nothing_is_stored",
+                "a_callback_that_is_not_ours_changes_nothing_and_ours_counts_once",
+            ],
+        ),
+        (
+            "device",
+            [
+                "a_device_is_allowed_denied_or_too_late",
+                "a_device_is_allowed_denied_or_too_late",
+                "a_device_is_allowed_denied_or_too_late",
+                "what_a_poll_means",
+            ],
+        ),
+    ]
+};
+
+/// No cell is empty, and each names a test that is there.
+#[test]
+fn every_flow_is_proven() {
+    let entries = ["tests/it", "src/cli/login"].map(|folder| std::fs::read_dir(path(folder)).unwrap());
+    let sources: String = entries
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        // This file names them all.
+        .filter(|path| path.file_name().is_some_and(|name| name != "docs.rs"))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    let words: BTreeSet<&str> = sources
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .collect();
+    let mut table = String::from(
+        "| Flow | Request proven against the org | Restart survived | Refusal explained | Replay rule tested |\n|---|---|---|---|---|\n",
+    );
+    for (flow, tests) in FLOWS {
+        let _ = write!(table, "| `{flow}`");
+        for test in tests {
+            assert!(words.contains(test), "{flow}: there is no test {test}");
+            let _ = write!(table, " | `{test}`");
+        }
+        table.push_str(" |\n");
+    }
+    is_current("docs/logins.md", "flows", &table);
+}

@@ -16,13 +16,24 @@ mod check;
 mod data_cloud;
 mod docs;
 mod egress;
+#[cfg(all(feature = "demo", unix))]
+mod flows;
 mod guard;
 mod hard_cases;
+#[cfg(feature = "demo")]
+mod login;
 mod org_trouble;
 mod outage;
 mod passthrough;
 mod platforms;
 #[cfg(feature = "demo")]
 mod practice;
+#[cfg(feature = "demo")]
+mod program;
 mod refusal;
+#[cfg(all(feature = "demo", target_os = "linux"))]
+mod rotation;
+mod sharing;
+#[cfg(all(feature = "demo", unix))]
+mod store;
 mod users;

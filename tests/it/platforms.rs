@@ -55,8 +55,9 @@ fn one_listener() -> Value {
     json!([{"address": "127.0.0.1:0"}])
 }
 
+/// Marketing Cloud Engagement: JSON, the hosts of the answer, a real `expires_in`.
 #[tokio::test]
-async fn marketing_cloud_logs_in_with_json_and_calls_the_hosts_of_the_answer() {
+async fn flow_oauth2_client_credentials_is_proven() {
     let (rest, soap) = (Cloud::start().await, Cloud::start().await);
     let (rest_url, soap_url) = (rest.org.url() + "/", soap.org.url() + "/");
     let login = logins(move |n| {
@@ -220,5 +221,90 @@ async fn several_orgs_have_listeners_and_tokens_of_their_own() {
         let state = format!("sf_token_proxy_token_state{{org=\"{org}\",state=\"live\"}}");
         assert_eq!(app.metric(&state).await, 1.0);
     }
+    app.stop().await;
+}
+
+/// A Marketing Cloud at `login` and, beside `settings`, its one org.
+fn marketing_cloud(login: &str, secret: &std::path::Path) -> Value {
+    json!({"mc": {
+        "login_url": login,
+        "grant": {"oauth2_client_credentials": {
+            "token_path": "/v2/token", "body": "json", "send_secret": "body",
+            "client_id": "package", "client_secret": format!("file:{}", secret.display()),
+        }},
+        "api": {"host": "other", "host_field": "rest_instance_url", "also": {"/Service.asmx": "soap_instance_url"}},
+    }})
+}
+
+/// The stored token knows both of its hosts.
+#[tokio::test]
+async fn flow_oauth2_client_credentials_survives_a_restart() {
+    let (rest, soap) = (Cloud::start().await, Cloud::start().await);
+    let (rest_url, soap_url) = (rest.org.url(), soap.org.url());
+    let login = logins(move |n| {
+        json!({"access_token": format!("mc{n}"), "expires_in": 1079, "soap_instance_url": soap_url, "rest_instance_url": rest_url})
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let (secret, key) = (folder.path().join("secret"), folder.path().join("key"));
+    std::fs::write(&secret, "CANARY-secret").unwrap();
+    std::fs::write(&key, "0123456789abcdef".repeat(4)).unwrap();
+    let yaml = json!({
+        "listeners": one_listener(), "admin": {"address": "127.0.0.1:0"},
+        "orgs": marketing_cloud(&login.url(), &secret),
+        "store": {"file": {"directory": folder.path().join("store"), "key": format!("file:{}", key.display())}},
+    });
+    for n in 1..=3 {
+        let config = config::from_yaml(&yaml.to_string(), "test", &Vars::default()).unwrap();
+        let app = Running::start_with(config, tempfile::tempdir().unwrap()).await;
+        assert_eq!(call(app.proxy, "GET /asset/v1/x HTTP/1.1", b"").await.status, 200);
+        let soap_call = "POST /Service.asmx HTTP/1.1\nContent-Length: 2";
+        assert_eq!(call(app.proxy, soap_call, b"<>").await.status, 200);
+        app.stop().await;
+        assert_eq!((rest.org.seen().len(), soap.org.seen().len()), (n, n));
+    }
+    assert_eq!(login.seen().len(), 1, "logins");
+}
+
+#[tokio::test]
+async fn flow_oauth2_client_credentials_explains_a_refusal() {
+    let login = RawOrg::start(|_| {
+        let body = r#"{"error":"invalid_client","error_description":"Invalid client ID. Use the client ID in Marketing Cloud Installed Packages. CANARY-secret","error_uri":"x"}"#;
+        Script::json("401 Unauthorized", body)
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    let app = app(marketing_cloud(&login.url(), &secret), one_listener(), &secret).await;
+    let reply = call(app.proxy, "GET /asset/v1/x HTTP/1.1", b"").await;
+    let text = reply.text();
+    assert_eq!(reply.status, 503);
+    assert!(
+        text.contains("Invalid client ID") && text.contains("client_secret"),
+        "{text}"
+    );
+    assert!(!text.contains("CANARY"), "{text}");
+    app.stop().await;
+}
+
+/// Safe to repeat: an answer that was cut off is asked for again.
+#[tokio::test]
+async fn flow_oauth2_client_credentials_follows_its_replay_rule() {
+    let rest = Cloud::start().await;
+    let rest_url = rest.org.url();
+    let count = AtomicU32::new(0);
+    let login = RawOrg::start(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+        0 => Script::Cut,
+        _ => Script::json(
+            "200 OK",
+            &json!({"access_token": "t", "soap_instance_url": rest_url, "rest_instance_url": rest_url}).to_string(),
+        ),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    let app = app(marketing_cloud(&login.url(), &secret), one_listener(), &secret).await;
+    assert_eq!(call(app.proxy, "GET /asset/v1/x HTTP/1.1", b"").await.status, 200);
+    assert_eq!(login.seen().len(), 2);
     app.stop().await;
 }

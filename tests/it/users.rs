@@ -170,13 +170,13 @@ async fn users_are_bounded_by_number_and_by_a_budget_together() {
     assert_eq!(*status, 503);
     assert!(body.contains("budget"), "{body}");
     // Those beyond the bound were let go, and their keepers ended.
-    let deadline = std::time::Instant::now() + Duration::from_secs(40);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(40);
     loop {
         let kept = app.metric("sf_token_proxy_user_tokens{org=\"main\"}").await;
         if kept <= 2.0 {
             break;
         }
-        assert!(std::time::Instant::now() < deadline, "still {kept} users");
+        assert!(tokio::time::Instant::now() < deadline, "still {kept} users");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     eventually("the org answers", || org.seen().len(), |n| *n > 0).await;

@@ -278,6 +278,14 @@ fn problems_name_the_variable() {
             "SFPROXY_STORE_KEY_FILE: expected a reference: `file:/run/secrets/sf/store-key` or `env:NAME`, found nothing",
         ),
         (
+            and(&[("SFPROXY_REFRESH_TOKEN_FILE", "/r"), ("SFPROXY_PRIVATE_KEY_FILE", "/k")]),
+            "SFPROXY_REFRESH_TOKEN_FILE: expected client_secret or private_key or neither, found both; Salesforce would not read the key's proof",
+        ),
+        (
+            and(&[("SFPROXY_DATASPACE", "sales"), ("SFPROXY_API_HOST", "platform")]),
+            "SFPROXY_DATASPACE: works with `api.host: instance` only, found `platform`; take one of them out",
+        ),
+        (
             and(&[("SFPROXY_DATASPACE", "a b")]),
             "SFPROXY_DATASPACE: expected the API name of a dataspace (A-Z, a-z, 0-9, _), found `a b`",
         ),

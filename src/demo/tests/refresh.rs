@@ -183,7 +183,7 @@ async fn a_caller_that_gives_up_has_its_refresh_token_rotated_all_the_same() {
     // Both may be dropped: giving up is what is tested.
     tokio::select! {
         _ = practice.refresh(0, token) => panic!("answered"),
-        () = done => {}
+        done = tokio::time::timeout(Duration::from_secs(30), done) => done.unwrap(),
     }
     practice.control("delay_token_answers", json!({})).await;
     let mut refusal = practice.refresh(0, token).await.refusal();

@@ -20,6 +20,8 @@ use crate::{
     token::{Instance, TokenError},
 };
 
+mod other_ways;
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);

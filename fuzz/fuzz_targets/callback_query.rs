@@ -9,22 +9,24 @@ fuzz_target!(|query: &str| {
     let came: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).collect();
     let all = |name: &str| came.iter().filter(|(known, _)| known == name).count();
     let only = |name: &str| came.iter().find(|(known, _)| known == name).map(|(_, value)| &**value);
-    let callback = match Callback::read(query) {
-        Ok(callback) => callback,
-        Err(misfit) => {
-            // Says nothing of what came.
-            let told = format!("{misfit} {misfit:?}");
-            let quoted = came.iter().any(|(_, value)| value.len() > 12 && told.contains(&**value));
-            assert!(!quoted, "{told}");
-            return;
-        }
-    };
+    // A misfit has nowhere to put what came.
+    let Ok(callback) = Callback::read(query) else { return };
     assert!(query.len() <= 4096);
-    assert!(["code", "state", "error", "error_description"].iter().all(|name| all(name) <= 1), "one counts, which?");
+    assert!(
+        ["code", "state", "error", "error_description"]
+            .iter()
+            .all(|name| all(name) <= 1),
+        "one counts, which?"
+    );
     let state = callback.state.expose_secret();
     check_word(state, only("state"), 128);
     assert!(callback.answers(&state.into()));
-    for other in [format!("{state}x"), state[1..].to_owned(), format!("x{}", &state[1..]), String::new()] {
+    for other in [
+        format!("{state}x"),
+        state[1..].to_owned(),
+        format!("x{}", &state[1..]),
+        String::new(),
+    ] {
         assert_eq!(callback.answers(&other.as_str().into()), other == state);
     }
     assert_eq!(format!("{callback:?}"), "Callback");

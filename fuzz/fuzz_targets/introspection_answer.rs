@@ -8,6 +8,16 @@ use serde_json::Value;
 use sf_token_proxy::fuzzing::introspection_answer;
 
 fuzz_target!(|body: &[u8]| {
+    check(body);
+    // The same answer of a token that has ended, or that has not.
+    let mut value = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    if let Some(Value::Bool(active)) = value.get_mut("active") {
+        *active = !*active;
+        check(value.to_string().as_bytes());
+    }
+});
+
+fn check(body: &[u8]) {
     let value = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let active = value.get("active").and_then(Value::as_bool);
     let told = introspection_answer(body);
@@ -25,4 +35,4 @@ fuzz_target!(|body: &[u8]| {
         }
         (true, None) => {}
     }
-});
+}

@@ -679,8 +679,10 @@ async fn a_token_that_cannot_call_the_api_is_known_as_such_after_a_restart() {
 
 // ---- a store that is away
 
+type Breaks = fn(&Room, &Org);
+
 /// Ways in which a store with a record fails; each returns its word.
-const AWAY: [(&str, fn(&Room, &Org)); 4] = [
+const AWAY: [(&str, Breaks); 4] = [
     ("damaged", |room, org| {
         let file = record_file(room, org);
         let mut bytes = fs::read(&file).unwrap();

@@ -454,7 +454,9 @@ async fn tried(kept: &Kept, host: &Host, ask: Ask<'_>) -> Result<String, Refusal
         outcome = &mut exchange => outcome,
         () = host.script.hanging.notified() => {
             tokio::time::pause();
+            let began = tokio::time::Instant::now();
             let outcome = exchange.await;
+            assert!(began.elapsed() <= Duration::from_secs(31), "one conversation has one deadline");
             tokio::time::resume();
             outcome
         }

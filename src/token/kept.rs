@@ -48,7 +48,7 @@ pub struct Kept {
 #[derive(Default)]
 struct Memory {
     /// A token that came with a new refresh token, until that is in the store.
-    unrecorded: Option<Unrecorded>,
+    unrecorded: Option<Box<Unrecorded>>,
     /// A refresh token that must not be presented again, and why.
     dead: Option<(Fingerprint, &'static str)>,
     /// A subject token that was presented without an answer.
@@ -200,11 +200,11 @@ impl Kept {
                 if careful || rotates {
                     // Its refresh token would be lost with the process: not used before it is safe. Kept first, for
                     // this future may be dropped while it writes.
-                    self.lock().unrecorded = Some(Unrecorded {
+                    self.lock().unrecorded = Some(Box::new(Unrecorded {
                         record,
                         minted,
                         presented,
-                    });
+                    }));
                     return self.recorded(&locked).await;
                 }
                 if let Err(error) = self.write(&locked, &record).await {

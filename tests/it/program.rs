@@ -7,11 +7,12 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 use sf_token_proxy::demo::{Org, Settings, Summary};
+use tokio::time::Instant;
 
 pub(crate) const LIMITS: &str = "/services/data/v60.0/limits";
 

@@ -454,7 +454,9 @@ async fn tried(kept: &Kept, host: &Host, ask: Ask<'_>) -> Result<String, Refusal
         outcome = &mut exchange => outcome,
         () = host.script.hanging.notified() => {
             tokio::time::pause();
+            let began = tokio::time::Instant::now();
             let outcome = exchange.await;
+            assert!(began.elapsed() <= Duration::from_secs(31), "one conversation has one deadline");
             tokio::time::resume();
             outcome
         }
@@ -679,8 +681,10 @@ async fn a_token_that_cannot_call_the_api_is_known_as_such_after_a_restart() {
 
 // ---- a store that is away
 
+type Breaks = fn(&Room, &Org);
+
 /// Ways in which a store with a record fails; each returns its word.
-const AWAY: [(&str, fn(&Room, &Org)); 4] = [
+const AWAY: [(&str, Breaks); 4] = [
     ("damaged", |room, org| {
         let file = record_file(room, org);
         let mut bytes = fs::read(&file).unwrap();
@@ -1384,6 +1388,51 @@ async fn what_is_spent_by_its_use_is_not_abandoned_half_way() {
         assert_eq!(kept.abandonable(), abandonable, "{}", kept.grant_word());
         assert!(kept.longest(Duration::from_secs(1)) >= Duration::from_secs(3));
     }
+}
+
+#[tokio::test]
+async fn a_stop_in_the_middle_of_a_renewal_waits_for_its_record() {
+    let this = Refreshed::new(|_| {}).await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let stopped = stop.clone();
+    this.host.does_and_says(move || stopped.cancel(), rotated("a1", "r1"));
+    let kept = this.room.kept(&this.org, &this.store);
+    let name = OrgName::new("main");
+    let rules = crate::token::Rules::new(this.org.token.clone(), this.org.budget);
+    let metrics = Metrics::new().token(&name, kept.grant_word());
+    let clock = kept.http.clock().clone();
+    let (_tokens, keeper) = crate::token::keeper(name, rules, kept, clock, metrics);
+    keeper.run(stop).await;
+    let grant = this.grant().await;
+    assert_eq!((grant.refresh_token.expose_secret(), grant.in_flight), ("r1", false));
+}
+
+#[tokio::test]
+async fn what_is_adopted_costs_nothing_of_the_budget() {
+    let this = Refreshed::new(|_| {}).await;
+    let record = Record {
+        serial: 5,
+        token: Some(this.room.stored()),
+        grant: Some(this.room.descended("r1")),
+    };
+    this.put(&record).await;
+    let kept = this.room.kept(&this.org, &this.store);
+    let name = OrgName::new("main");
+    let rules = crate::token::Rules::new(this.org.token.clone(), this.org.budget);
+    let metrics = Metrics::new().token(&name, kept.grant_word());
+    let (budget, expiry) = (metrics.budget.clone(), metrics.expiry.clone());
+    let clock = kept.http.clock().clone();
+    let (_tokens, keeper) = crate::token::keeper(name, rules, kept, clock, metrics);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keeper.run(stop.clone()));
+    while expiry.get() == 0.0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(budget.get() >= 60.0, "{}", budget.get());
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap();
+    assert_eq!(this.host.saw(), [] as [&str; 0]);
 }
 
 #[test]

@@ -149,6 +149,18 @@ pub struct Granted {
 pub struct Failed {
     pub refusal: Refusal,
     pub outcome: Outcome,
+    /// A refresh token that came in an answer which is no good otherwise: it has taken the presented one's place.
+    pub successor: Option<SecretString>,
+}
+
+impl Failed {
+    pub fn new(refusal: Refusal, outcome: Outcome) -> Self {
+        Self {
+            refusal,
+            outcome,
+            successor: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,26 +265,25 @@ impl HttpExchange {
 
     async fn send(&self, attempt: Attempt, deadline: tokio::time::Instant) -> Result<Granted, Failed> {
         let sending = Box::pin(self.sent(attempt));
-        let out_of_time = || Failed {
-            refusal: Refusal::of("timeout", None),
-            outcome: Outcome::Unknown,
-        };
-        let mut granted = timeout_at(deadline, sending)
+        let out_of_time = || Failed::new(Refusal::of("timeout", None), Outcome::Unknown);
+        timeout_at(deadline, sending)
             .await
-            .unwrap_or_else(|_| Err(out_of_time()))?;
-        if self.introspect && granted.minted.known_expiry.is_none() {
-            let told = timeout(INTROSPECTION, self.introspected(&granted.minted.secret, "access_token")).await;
-            granted.minted.known_expiry = told.ok().and_then(Result::ok).flatten().and_then(|told| told.expiry);
+            .unwrap_or_else(|_| Err(out_of_time()))
+    }
+
+    /// The token with its end, asked for if the operator wants that and nobody told.
+    pub async fn with_end(&self, mut minted: Minted) -> Minted {
+        if self.introspect && minted.known_expiry.is_none() {
+            let told = timeout(INTROSPECTION, self.introspected(&minted.secret, "access_token")).await;
+            let told = told.ok().and_then(Result::ok).flatten();
+            minted.known_expiry = told.and_then(|told| told.expiry);
         }
-        Ok(granted)
+        minted
     }
 
     async fn sent(&self, attempt: Attempt) -> Result<Granted, Failed> {
         let (status, retry_after, body, sent) = self.conversation(attempt).await?;
-        let unknown = |refusal| Failed {
-            refusal,
-            outcome: Outcome::Unknown,
-        };
+        let unknown = |refusal| Failed::new(refusal, Outcome::Unknown);
         if !status.is_success() {
             // Only a 4xx of the token endpoint itself says that nothing was done (SF §1.5).
             let plain = status.is_client_error() && !matches!(status.as_u16(), 408 | 420 | 429);
@@ -282,12 +293,16 @@ impl HttpExchange {
                     ..refusal(status.as_u16(), &body, &sent)
                 },
                 outcome: if plain { Outcome::Refused } else { Outcome::Unknown },
+                successor: None,
             });
         }
         let answer = answer::read(&body).ok_or_else(|| unknown(refusal(status.as_u16(), &body, &sent)))?;
-        answer
-            .granted(&self.hosts, self.longest, self.clock.now())
-            .map_err(unknown)
+        let successor = answer.refresh_token();
+        let granted = answer.granted(&self.hosts, self.longest, self.clock.now());
+        granted.map_err(|refusal| Failed {
+            successor,
+            ..unknown(refusal)
+        })
     }
 
     /// A conversation with another host than the login host: `at` is its origin. Bounded as a login is.
@@ -340,6 +355,7 @@ impl HttpExchange {
                 false => Outcome::Unknown,
             },
             refusal: self.broken(error, &sent),
+            successor: None,
         };
         let mut response = request.send().await.map_err(broke)?;
         let status = response.status();
@@ -354,6 +370,7 @@ impl HttpExchange {
                         false => refusal(status.as_u16(), &body, &sent),
                     },
                     outcome: Outcome::Unknown,
+                    successor: None,
                 });
             }
             body.extend_from_slice(&chunk);
@@ -389,6 +406,7 @@ impl HttpExchange {
             return Err(Failed {
                 refusal: refusal(status.as_u16(), &body, &sent),
                 outcome: Outcome::Refused,
+                successor: None,
             });
         }
         Ok(status.is_success().then(|| Introspected::read(&body)).flatten())
@@ -445,10 +463,7 @@ impl HttpExchange {
 }
 
 fn not_sent(refusal: Refusal) -> Failed {
-    Failed {
-        refusal,
-        outcome: Outcome::NotSent,
-    }
+    Failed::new(refusal, Outcome::NotSent)
 }
 
 /// What introspection told of a token.

@@ -118,7 +118,8 @@ impl Kept {
         if subject.is_some() {
             self.note_subject(subject.filter(|_| matches!(&granted, Err(f) if f.outcome == Outcome::Unknown)));
         }
-        let mut minted = granted.map_err(|failed| failed.refusal)?.minted;
+        let minted = granted.map_err(|failed| failed.refusal)?.minted;
+        let mut minted = self.http.with_end(minted).await;
         if let Some((locked, mut record)) = locked {
             self.number(&mut record, &mut minted, ask);
             if let Err(error) = self.write(&locked, &record).await {
@@ -182,7 +183,6 @@ impl Kept {
         }
         match self.http.login(Some(state.refresh_token.clone())).await {
             Ok(granted) => {
-                let mut minted = granted.minted;
                 let new = granted.refresh_token;
                 let rotated = new.filter(|new| new.expose_secret() != state.refresh_token.expose_secret());
                 state.rotation = match rotated {
@@ -194,10 +194,14 @@ impl Kept {
                     state.refresh_token = new;
                 }
                 state.in_flight = false;
+                let first_of_all = careful || state.rotation == Rotation::On;
+                let mut minted = match first_of_all {
+                    true => granted.minted,
+                    false => self.http.with_end(granted.minted).await,
+                };
                 self.number(&mut record, &mut minted, ask);
-                let rotates = state.rotation == Rotation::On;
                 record.grant = Some(state);
-                if careful || rotates {
+                if first_of_all {
                     // Its refresh token would be lost with the process: not used before it is safe. Kept first, for
                     // this future may be dropped while it writes.
                     self.lock().unrecorded = Some(Box::new(Unrecorded {
@@ -205,18 +209,53 @@ impl Kept {
                         minted,
                         presented,
                     }));
-                    return self.recorded(&locked).await;
+                    let minted = self.recorded(&locked).await?;
+                    return Ok(self.with_end(minted, &locked).await);
                 }
                 if let Err(error) = self.write(&locked, &record).await {
                     tracing::warn!(org = %self.key.name, %error, "the token was not recorded; a restart will log in again");
                 }
                 Ok(minted)
             }
-            Err(failed) => {
-                self.settle(&locked, record, state, careful, &failed).await;
+            Err(mut failed) => {
+                if let Some(new) = failed.successor.take() {
+                    self.succeed(&locked, record, state, new, ask.why).await;
+                } else {
+                    self.settle(&locked, record, state, careful, &failed).await;
+                }
                 Err(failed.refusal)
             }
         }
+    }
+
+    /// The answer was no good but for the refresh token in it, which has taken the presented one's place.
+    async fn succeed(&self, locked: &Locked, mut record: Record, mut state: StoredGrant, new: SecretString, why: Why) {
+        if new.expose_secret() != state.refresh_token.expose_secret() {
+            self.audit.rotated(why);
+            state.rotation = Rotation::On;
+            state.refresh_token = new;
+        }
+        state.in_flight = false;
+        record.grant = Some(state);
+        if let Err(error) = self.write(locked, &record).await {
+            tracing::warn!(org = %self.key.name, %error, "the store cannot be written");
+        }
+    }
+
+    /// The end of a token that is recorded already; it is told to the store as well, if that can be.
+    async fn with_end(&self, minted: Minted, locked: &Locked) -> Minted {
+        let known = minted.known_expiry;
+        let minted = self.http.with_end(minted).await;
+        if minted.known_expiry != known
+            && let Ok(Some(mut record)) = locked.read().await
+            && let Some(token) = &mut record.token
+        {
+            token.known_expiry = minted.known_expiry;
+            if let Err(error) = self.write(locked, &record).await {
+                tracing::warn!(org = %self.key.name, %error, "the store cannot be written");
+            }
+        }
+        minted
     }
 
     /// What could not be recorded when it came.

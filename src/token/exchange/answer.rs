@@ -49,6 +49,11 @@ pub(crate) fn read(body: &[u8]) -> Option<Answer> {
 }
 
 impl Answer {
+    /// What the answer brought beside the access token.
+    pub(crate) fn refresh_token(&self) -> Option<SecretString> {
+        self.refresh_token.clone()
+    }
+
     /// `longest` bounds a told life.
     pub(crate) fn granted(self, hosts: &Hosts, longest: Duration, now: SystemTime) -> Result<Granted, Refusal> {
         let instance = match &hosts.rule {

@@ -29,6 +29,7 @@ impl HttpExchange {
         started.ok_or_else(|| Failed {
             refusal: refusal(status.as_u16(), &body, &sent),
             outcome: Outcome::Refused,
+            successor: None,
         })
     }
 
@@ -53,6 +54,7 @@ impl HttpExchange {
         Err(Failed {
             refusal,
             outcome: Outcome::Unknown,
+            successor: None,
         })
     }
 
@@ -62,6 +64,7 @@ impl HttpExchange {
             Err(Failed {
                 refusal: Refusal::of("timeout", None),
                 outcome: Outcome::Unknown,
+                successor: None,
             })
         })?;
         Ok((status, body, sent))

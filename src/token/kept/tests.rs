@@ -1351,6 +1351,25 @@ async fn a_found_token_that_was_refused_and_is_still_there_is_asked_about_by_one
 
 // ---- the rest
 
+/// With rotation the presented token is spent by an answer, be the rest of that answer useless.
+#[tokio::test]
+async fn a_successor_in_an_answer_that_is_no_good_is_not_lost() {
+    for (text, reason) in [
+        (
+            r#"{"access_token":"a","refresh_token":"r","instance_url":"http://evil.example"}"#,
+            "unsafe_instance_url",
+        ),
+        (r#"{"access_token":"a","refresh_token":"r"}"#, "malformed_answer"),
+    ] {
+        let mut this = Refreshed::new(|_| {}).await;
+        this.host.says([Say::Json(200, text.to_owned()), rotated("b", "s")]);
+        assert_eq!(this.kept.exchange(START).await.unwrap_err().reason, reason);
+        this.restart();
+        this.kept.exchange(START).await.unwrap();
+        assert_eq!(this.host.saw(), ["present:seed", "present:r"]);
+    }
+}
+
 #[tokio::test]
 async fn a_token_whose_end_nobody_told_is_asked_about_if_the_operator_wants_it() {
     for (wanted, told, expected) in [(true, true, true), (true, false, false), (false, true, false)] {

@@ -146,8 +146,9 @@ impl App {
             }
         }
         let admin_listeners = bind("admin.address", &config.admin.addresses).await?;
-        let tokens = rooms.values().flat_map(|room| room.tokens.iter().cloned()).collect();
-        let health = Health::new(tokens, config.admin.startup_patience);
+        let tokens = rooms.values().map(|room| room.tokens.clone()).collect();
+        let beside = rooms.values().filter_map(|room| room.data_cloud.clone()).collect();
+        let health = Health::new(tokens, beside, config.admin.startup_patience);
         Ok(Bound {
             proxy: doors
                 .iter()
@@ -184,8 +185,8 @@ struct OrgRoom {
     proxy: Arc<Proxy>,
     upstream: Arc<Upstream>,
     serves: Serves,
-    /// Of the org, and of its Data Cloud.
-    tokens: Vec<Tokens>,
+    tokens: Tokens,
+    data_cloud: Option<Tokens>,
     keepers: Vec<AnyKeeper>,
     name: OrgName,
     org: Org,
@@ -204,7 +205,7 @@ impl OrgRoom {
         let rules = token::Rules::new(org.token.clone(), org.budget);
         let token_metrics = metrics.token(name, kept.grant_word());
         let (tokens, keeper) = token::keeper(name.clone(), rules, kept, clock.clone(), token_metrics);
-        let mut room_tokens = vec![tokens.clone()];
+        let (org_tokens, mut data_cloud_tokens) = (tokens.clone(), None);
         let mut keepers = vec![AnyKeeper::Org(Box::new(keeper))];
 
         let data_cloud = org.data_cloud.as_ref().map(|settings| {
@@ -219,7 +220,7 @@ impl OrgRoom {
             };
             let token_metrics = metrics.token(&label, exchange.grant_word());
             let (tokens, keeper) = token::keeper(label, rules, exchange, clock.clone(), token_metrics);
-            room_tokens.push(tokens.clone());
+            data_cloud_tokens = Some(tokens.clone());
             keepers.push(AnyKeeper::DataCloud(Box::new(keeper)));
             Account::elsewhere(tokens)
         });
@@ -243,7 +244,8 @@ impl OrgRoom {
             proxy: Arc::new(proxy),
             upstream,
             serves,
-            tokens: room_tokens,
+            tokens: org_tokens,
+            data_cloud: data_cloud_tokens,
             keepers,
             name: name.clone(),
             org: org.clone(),

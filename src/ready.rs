@@ -27,6 +27,8 @@ pub struct Health(Arc<Inner>);
 
 struct Inner {
     orgs: Vec<Tokens>,
+    /// Shown, and nothing waits for them.
+    beside: Vec<Tokens>,
     patience: Duration,
     since: Instant,
     started: AtomicBool,
@@ -41,9 +43,11 @@ pub struct Report {
 }
 
 impl Health {
-    pub fn new(orgs: Vec<Tokens>, patience: Duration) -> Self {
+    /// `beside`: the orgs' second stages. An app whose Data Cloud is refused still has its org.
+    pub fn new(orgs: Vec<Tokens>, beside: Vec<Tokens>, patience: Duration) -> Self {
         Self(Arc::new(Inner {
             orgs,
+            beside,
             patience,
             since: Instant::now(),
             started: AtomicBool::new(false),
@@ -58,16 +62,19 @@ impl Health {
     pub fn startup(&self) -> Report {
         let inner = &*self.0;
         let waited = inner.since.elapsed() >= inner.patience;
-        let states: Vec<(String, Snapshot)> = inner
-            .orgs
-            .iter()
-            .map(|tokens| (tokens.org().to_string(), tokens.snapshot()))
-            .collect();
+        let states = |tokens: &[Tokens]| -> Vec<(String, Snapshot)> {
+            tokens
+                .iter()
+                .map(|tokens| (tokens.org().to_string(), tokens.snapshot()))
+                .collect()
+        };
+        let (mut states, beside) = (states(&inner.orgs), states(&inner.beside));
         let good = inner.started.load(Ordering::Relaxed)
             || states.iter().all(|(_, snapshot)| lets_start(snapshot.state, waited));
         if good {
             inner.started.store(true, Ordering::Relaxed);
         }
+        states.extend(beside);
         Report {
             good,
             text: describe(&states),

@@ -137,6 +137,11 @@ fn guard_row(refusal: Refusal) -> Row {
             "SFPROXY_USER_NOT_ALLOWED",
             "the call names no user that listeners[].users.allow takes, or several",
         ),
+        Refusal::UserNotServed => (
+            StatusCode::FORBIDDEN,
+            "SFPROXY_USER_NOT_SERVED",
+            "Data Cloud is served with the org's own identity only: leave the user's header out",
+        ),
     };
     Row {
         status,

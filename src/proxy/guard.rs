@@ -35,10 +35,12 @@ pub enum Refusal {
     UserMissing,
     /// It names a user who is not on the listener's list, or several.
     UserNotAllowed,
+    /// It names a user for what only the org's own identity has.
+    UserNotServed,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::BadHost,
         Self::WrongHost,
         Self::ForeignTarget,
@@ -47,6 +49,7 @@ impl Refusal {
         Self::PathNotServed,
         Self::UserMissing,
         Self::UserNotAllowed,
+        Self::UserNotServed,
     ];
 
     /// The word in metrics and logs.
@@ -60,6 +63,7 @@ impl Refusal {
             Self::PathNotServed => "path_not_served",
             Self::UserMissing => "user_missing",
             Self::UserNotAllowed => "user_not_allowed",
+            Self::UserNotServed => "user_not_served",
         }
     }
 }

@@ -138,12 +138,8 @@ impl Door {
 
     /// Whose token the call gets.
     fn account(&self, surface: Surface, headers: &mut HeaderMap) -> Result<Arc<Account>, Refusal> {
-        if let Some(account) = self
-            .users
-            .as_ref()
-            .map(|users| users.account(headers))
-            .transpose()?
-            .flatten()
+        if let Some(users) = &self.users
+            && let Some(account) = users.account(headers, surface)?
         {
             return Ok(account);
         }

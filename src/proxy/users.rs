@@ -13,7 +13,7 @@ use moka::sync::Cache;
 use prometheus::IntGauge;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{account::Account, guard::Refusal};
+use super::{account::Account, guard::Refusal, surface::Surface};
 use crate::{
     config,
     token::{Keeper, Tokens, kept::Kept},
@@ -52,7 +52,7 @@ impl Users {
     }
 
     /// The account of the user whom the call names; `None`: it names none, and need not. The header is taken away.
-    pub fn account(&self, headers: &mut HeaderMap) -> Result<Option<Arc<Account>>, Refusal> {
+    pub fn account(&self, headers: &mut HeaderMap, surface: Surface) -> Result<Option<Arc<Account>>, Refusal> {
         let mut named = headers.get_all(&self.header).iter();
         let user = match (named.next(), named.next()) {
             (None, _) if self.required => return Err(Refusal::UserMissing),
@@ -66,6 +66,10 @@ impl Users {
         };
         if !is_user_name(&user) || !self.allow.iter().any(|pattern| fits(pattern, &user)) {
             return Err(Refusal::UserNotAllowed);
+        }
+        // The tenant's token is the org's; a user's own core token is none for the tenant.
+        if surface == Surface::DataCloud {
+            return Err(Refusal::UserNotServed);
         }
         headers.remove(&self.header);
         Ok(Some(self.accounts.get_with(user.clone(), || self.start(&user))))

@@ -1,26 +1,24 @@
 //! Stage two: a token of the Data Cloud tenant for a token of the org.
 //!
-//! Owns: which core token was exchanged last. The keeper of stage two is like any other, with its own clock (renewed at
+//! Owns: which core token was exchanged last, and which did not help. The keeper of stage two is like any other, with its own clock (renewed at
 //! 300 s left or 900 s old) and its own generations; this is what it exchanges.
-//! Invariants: at most one forced renewal of stage one for an exchange, and only when stage two's answer says that the
-//! core token is no good; a core token of the password grant is exchanged once, for Salesforce takes it once; an outage of
+//! Invariants: at most one renewal of stage one for an exchange, and only when stage two's answer says that the core
+//! token is no good; that one stays in use for the core's own calls, for the org alone says that it is dead; a core token of the password grant is exchanged once, for Salesforce takes it once; an outage of
 //! stage two costs no login. The tenant is https, whether or not the answer says so.
 //! Units: `Duration`. Fails with: [`Refusal`].
 //! Source: SF §5.4, §9.3.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{
-    Exchange, Instance, Minted, Refusal, Token, TokenError, Tokens,
+    Class, Exchange, Generation, Instance, Minted, Refusal, Token, TokenError, Tokens,
     exchange::{Ask, HttpExchange},
     grant::{Attempt, Body, field},
     lifetime,
@@ -33,8 +31,16 @@ pub struct DataCloudExchange {
     http: HttpExchange,
     core: Tokens,
     dataspace: Option<String>,
+    memory: Mutex<Memory>,
+}
+
+/// What one exchange leaves for the next.
+#[derive(Default)]
+struct Memory {
     /// The core token that the password grant's single exchange has been spent on.
-    spent: AtomicU64,
+    spent: Option<Arc<Token>>,
+    /// A core token that was minted for stage two and did not help, and until when no other is asked for.
+    in_vain: Option<(Generation, Instant)>,
 }
 
 /// Why an exchange failed, by what helps.
@@ -52,21 +58,42 @@ impl DataCloudExchange {
             http,
             core,
             dataspace,
-            spent: AtomicU64::new(0),
+            memory: Mutex::default(),
         }
     }
 
+    /// The core token to exchange. The core's own calls go on with the one they have, whatever comes of it.
     async fn core_token(&self) -> Result<Arc<Token>, Refusal> {
         let token = self.core.get().await.map_err(of_core)?;
-        let single_use = matches!(self.http.grant(), Grant::Password(_));
-        if single_use && self.spent.load(Ordering::Relaxed) >= token.generation.0 {
-            return self.core.renewed_dead(token.generation).await.map_err(of_core);
+        if !matches!(self.http.grant(), Grant::Password(_)) {
+            return Ok(token);
         }
-        Ok(token)
+        let spent = self.lock().spent.clone();
+        let Some(spent) = spent.filter(|spent| same(spent, &token)) else {
+            return Ok(token);
+        };
+        let next = self.core.newer_than(token.generation).await.map_err(of_core)?;
+        match same(&spent, &next) {
+            false => Ok(next),
+            true => Err(Refusal {
+                class: Class::Permanent,
+                ..Refusal::of("core_token", ONCE_ONLY.to_owned())
+            }),
+        }
     }
 
-    async fn exchange_once(&self, core: &Token) -> Result<Minted, Trouble> {
-        self.spent.fetch_max(core.generation.0, Ordering::Relaxed);
+    /// Whether a newer core token is worth a login for stage two's sake.
+    fn may_renew(&self, refused: &Token) -> bool {
+        let in_vain = self.lock().in_vain;
+        in_vain.is_none_or(|(generation, until)| generation != refused.generation || Instant::now() >= until)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn exchange_once(&self, core: &Arc<Token>) -> Result<Minted, Trouble> {
+        self.lock().spent = Some(Arc::clone(core));
         let mut sent = Sent::default();
         sent.secret(core.secret().expose_secret());
         let mut form = vec![
@@ -106,12 +133,16 @@ impl Exchange for DataCloudExchange {
             Err(Trouble::Other(refusal)) => return Err(refusal),
             Err(Trouble::CoreToken(refusal)) => refusal,
         };
+        if !self.may_renew(&core) {
+            return Err(refused);
+        }
         tracing::info!(org = %self.core.org(), reason = refused.reason, "stage two refused the core token");
-        let next = self.core.renewed(core.generation).await.map_err(of_core)?;
+        let next = self.core.newer_than(core.generation).await.map_err(of_core)?;
         match self.exchange_once(&next).await {
             Ok(minted) => Ok(minted),
-            Err(Trouble::CoreToken(refusal) | Trouble::Other(refusal)) => {
-                self.core.did_not_help(next.generation);
+            Err(Trouble::Other(refusal)) => Err(refusal),
+            Err(Trouble::CoreToken(refusal)) => {
+                self.lock().in_vain = Some((next.generation, Instant::now() + PEACE));
                 Err(refusal)
             }
         }
@@ -162,6 +193,11 @@ pub(crate) fn read(body: &[u8], now: SystemTime) -> Option<Result<Minted, Refusa
     }))
 }
 
+/// Whether Salesforce would take one for the other.
+fn same(one: &Token, other: &Token) -> bool {
+    one.secret().expose_secret() == other.secret().expose_secret()
+}
+
 /// Stage one's word for why it has no token.
 fn of_core(error: TokenError) -> Refusal {
     Refusal::of("core_token", error.message)
@@ -170,6 +206,9 @@ fn of_core(error: TokenError) -> Refusal {
 const PATH: &str = "/services/a360/token";
 const GRANT_TYPE: &str = "urn:salesforce:grant-type:external:cdp";
 const SUBJECT_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
+const ONCE_ONLY: &str = "Salesforce exchanges a core token of the password grant once, and gave the same one again: use another grant for Data Cloud";
+/// No further login for stage two after one that did not help.
+const PEACE: Duration = Duration::from_secs(300);
 /// Where the answer does not tell (SF §9.2).
 const ASSUMED_LIFE: Duration = Duration::from_secs(1800);
 

@@ -57,6 +57,8 @@ pub struct Keeper<E> {
     /// The same on the wall clock.
     next_wall: SystemTime,
     metrics: TokenMetrics,
+    /// The newest generation for whose sake a newer one was made due.
+    outdated: Generation,
     /// The last state in the log.
     logged: Option<(StateWord, Option<&'static str>)>,
     scope_warned: bool,
@@ -123,6 +125,7 @@ pub fn keeper<E: Exchange>(
         next: now,
         next_wall,
         metrics,
+        outdated: Generation(0),
         logged: None,
         scope_warned: false,
     };
@@ -159,6 +162,7 @@ impl<E: Exchange> Keeper<E> {
     async fn until_due(&mut self) {
         loop {
             self.notice_rejection();
+            self.notice_want();
             let now = Instant::now();
             self.measure(now);
             if now >= self.next || self.shared.clock.now() >= self.next_wall {
@@ -184,6 +188,17 @@ impl<E: Exchange> Keeper<E> {
             self.schedule(Duration::ZERO);
         }
         self.tell();
+    }
+
+    /// Somebody wants a newer token than the newest: due now, unless renewals fail anyhow.
+    fn notice_want(&mut self) {
+        let outdated = self.shared.outdated();
+        if outdated > self.outdated && outdated >= self.now.newest() {
+            self.outdated = outdated;
+            if self.now.failure.is_none() {
+                self.schedule(Duration::ZERO);
+            }
+        }
     }
 
     /// Whether there is a new rejection of the newest token; it teaches the assumed lifetime.
@@ -269,7 +284,8 @@ impl<E: Exchange> Keeper<E> {
 
     /// Uses the session in place of a login, if the operator wants it and nothing speaks against it; whether that did.
     async fn keep_alive(&mut self) -> bool {
-        let wanted = self.shared.settings.keep_alive && self.now.failure.is_none();
+        let newer = self.outdated >= self.now.newest();
+        let wanted = self.shared.settings.keep_alive && self.now.failure.is_none() && !newer;
         let Some(token) = self.now.token.clone().filter(|_| wanted) else {
             return false;
         };

@@ -102,6 +102,19 @@ impl Tokens {
         }
     }
 
+    /// A newer token than this one, which is not withdrawn: it stays in use, also when no newer one comes. In the
+    /// cool-down and when the login budget is spent it may be the same one. Dropping the future cancels nothing.
+    pub async fn newer_than(&self, generation: Generation) -> Result<Arc<Token>, TokenError> {
+        let generation = generation.min(self.newest());
+        if let Some(token) = self.current()
+            && (token.generation > generation || self.shared.no_login_for_refusals())
+        {
+            return Ok(token);
+        }
+        self.shared.want_newer(generation);
+        self.wait(generation).await
+    }
+
     /// The org refused this generation, and the call cannot be repeated: as [`Self::renewed`], without waiting.
     pub fn reject(&self, refused: Generation) {
         if refused <= self.newest() && !self.shared.no_login_for_refusals() {
@@ -257,6 +270,8 @@ pub(super) struct Shared {
     pub(super) wake: Notify,
     /// The newest generation that the org refused.
     rejected: AtomicU64,
+    /// The newest generation that somebody wants a newer one than.
+    outdated: AtomicU64,
     /// Wall-clock milliseconds after which the keeper's timer is overdue; [`NOT_DUE`] once somebody has said so.
     overdue_at: AtomicU64,
     cool_down: Mutex<CoolDown>,
@@ -285,6 +300,7 @@ impl Shared {
             clock,
             wake: Notify::new(),
             rejected: AtomicU64::new(0),
+            outdated: AtomicU64::new(0),
             overdue_at: AtomicU64::new(NOT_DUE),
             cool_down: Mutex::new(CoolDown {
                 generation: Generation(0),
@@ -301,6 +317,17 @@ impl Shared {
 
     pub(super) fn rejected(&self) -> Generation {
         Generation(self.rejected.load(Ordering::Acquire))
+    }
+
+    pub(super) fn outdated(&self) -> Generation {
+        Generation(self.outdated.load(Ordering::Acquire))
+    }
+
+    fn want_newer(&self, generation: Generation) {
+        let before = self.outdated.fetch_max(generation.0, Ordering::AcqRel);
+        if before < generation.0 {
+            self.wake.notify_one();
+        }
     }
 
     /// The org refused this generation, at its first use or at a repeat.

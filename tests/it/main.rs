@@ -34,6 +34,8 @@ mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;
+#[cfg(feature = "demo")]
+mod stages;
 #[cfg(all(feature = "demo", unix))]
 mod store;
 mod users;

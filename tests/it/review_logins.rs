@@ -810,3 +810,63 @@ fn review_silent_connections_do_not_hold_the_callback_up() {
     assert!(good, "{text}");
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
+
+/// A preloaded library that moves the wall clock by what is in the file `clock`.
+fn clock_shim(site: &Site) -> std::path::PathBuf {
+    let shim = site.path("clock.so");
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/review_clock.c");
+    let made = Command::new("cc").args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"]).arg(&shim).arg(source).arg("-ldl").status();
+    assert!(made.unwrap().success());
+    shim
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn review_an_adopted_token_teaches_its_whole_age() {
+    let site = Site::new(|_| {}).await;
+    let (shim, clock) = (clock_shim(&site), site.path("clock"));
+    let environment = [("LD_PRELOAD", shim.as_path()), ("REVIEW_CLOCK", clock.as_path())];
+    let config = site.config(&site.credentials());
+    site.put("clock", "0");
+    let program = site.start_with(&config, &environment);
+    program.serves();
+    program.kill();
+    site.put("clock", "3600");
+    let program = site.start_with(&config, &environment);
+    program.serves();
+    assert_eq!(site.org.stats().token_ok, 1, "taken from the store, an hour old");
+    site.org.revoke();
+    program.serves();
+    let assumed = program.metric("sf_token_proxy_token_assumed_lifetime_seconds{org=\"main\"}");
+    assert!(assumed > 3500.0, "it was an hour old when it was refused, and taught {assumed} s");
+    drop(program);
+    site.org.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn review_a_clock_that_jumps_costs_one_login_at_most_and_no_grant() {
+    let site = Site::new(|settings| settings.web_apps[0].rotation = true).await;
+    let (shim, clock) = (clock_shim(&site), site.path("clock"));
+    let environment = [("LD_PRELOAD", shim.as_path()), ("REVIEW_CLOCK", clock.as_path())];
+    let config = site.config(&site.refresh_grant(0, Some(&site.approved(0))));
+    site.put("clock", "0");
+    site.org.reset();
+    let mut program = site.start_with(&config, &environment);
+    program.serves();
+    let day = 86_400;
+    for (round, jump) in [10 * day, 0, -10 * day, 0, 5000 * day, 0].into_iter().enumerate() {
+        site.put("clock", &jump.to_string());
+        for _ in 0..10 {
+            program.serves();
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let running = site.org.stats().token_ok;
+        program.kill();
+        program = site.start_with(&config, &environment);
+        program.serves();
+        println!("{round}: {jump} s: logins {running}, after a restart {}", site.org.stats().token_ok);
+    }
+    let stats = site.org.stats();
+    assert!(stats.token_ok <= 13 && stats.spent_refresh_presented == 0, "{stats:?}");
+    drop(program);
+    site.org.stop().await;
+}

@@ -870,3 +870,50 @@ async fn review_a_clock_that_jumps_costs_one_login_at_most_and_no_grant() {
     drop(program);
     site.org.stop().await;
 }
+
+#[test]
+fn review_an_answer_in_another_format_leaks_nothing() {
+    for (format, body) in [
+        ("form", "access_token=00DCANARY%21AQ&refresh_token=5AepCANARY&token_type=Bearer"),
+        ("form with mistakes", "\u{feff}refresh_token=5AepCANARY"),
+        ("text", "00DCANARY!AQ"),
+        ("a JSON string", "\"00DCANARY!AQ\""),
+        ("XML after a comment", "-- <access_token>00DCANARY!AQ</access_token>"),
+    ] {
+        let fake = Fake::new(move |asked, _| Say {
+            after: Duration::ZERO,
+            status: 200,
+            body: if asked.path == TOKEN { body.to_owned() } else { "{}".to_owned() },
+        });
+        let place = Place::new();
+        let mut config = place.config(&fake, &place.refresh(true), &json!({}));
+        config["log"]["level"] = "info".into();
+        let program = place.start(&config);
+        until("it has answered", || !fake.seen(TOKEN).is_empty());
+        let (_, text) = program.get(LIMITS);
+        let all = format!("{text}\n{}", program.kill());
+        assert!(!all.contains("CANARY"), "{format}: {all}");
+    }
+}
+
+#[test]
+fn review_two_processes_and_a_login_host_that_hangs_do_not_log_in_at_the_same_time() {
+    let arrivals = Arc::<Mutex<Vec<Instant>>>::default();
+    let seen = Arc::clone(&arrivals);
+    let fake = Fake::new(move |asked, own| match asked.path.as_str() {
+        TOKEN => {
+            seen.lock().unwrap().push(Instant::now());
+            say(200, json!({"access_token": "00D!A", "instance_url": own})).after(60_000)
+        }
+        _ => say(200, json!({})),
+    });
+    let place = Place::new();
+    let grant = json!({"client_credentials": {"client_id": "x", "client_secret": place.put("secret", "CANARYapp")}});
+    let config = place.config(&fake, &grant, &json!({"exchange_timeout": "2s"}));
+    let _programs = (place.start(&config), place.start(&config));
+    std::thread::sleep(Duration::from_secs(20));
+    let arrivals = arrivals.lock().unwrap().clone();
+    let gaps: Vec<_> = arrivals.windows(2).map(|two| (two[1] - two[0]).as_millis()).collect();
+    println!("{gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap >= 1900), "each takes 2 s: {gaps:?}");
+}

@@ -247,7 +247,8 @@ async fn keep(place: &Place, granted: Granted, seed: Option<&SecretString>) -> R
     };
     let locked = place
         .store
-        .lock(&place.key, place.http.timeout())
+        // A renewal of the proxy holds it for two conversations: the question whether the token lives, and the login.
+        .lock(&place.key, 3 * place.http.timeout())
         .await
         .map_err(unkept)?;
     let old = locked.read().await.map_err(unkept)?.unwrap_or_default();

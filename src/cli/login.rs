@@ -236,14 +236,13 @@ async fn keep(place: &Place, granted: Granted, seed: Option<&SecretString>) -> R
             place.name
         )));
     };
-    let username = place.http.username(&minted).await;
     let grant = StoredGrant {
         refresh_token,
         seed: seed.map(kept::fingerprint),
         rotation: Rotation::Unknown,
         in_flight: false,
         dead: None,
-        username: username.clone(),
+        username: None,
     };
     let locked = place
         .store
@@ -262,6 +261,9 @@ async fn keep(place: &Place, granted: Granted, seed: Option<&SecretString>) -> R
     let written = locked.write(&record).await;
     place.audit.stored(record.serial, written.as_ref().err());
     written.map_err(unkept)?;
+    drop(locked);
+    // Afterwards: whoever tells the name may be slow, and the tokens are safe by now.
+    let username = place.http.username(&minted).await;
     Ok(success(place, &minted, username.as_deref()))
 }
 

@@ -917,3 +917,25 @@ fn review_two_processes_and_a_login_host_that_hangs_do_not_log_in_at_the_same_ti
     println!("{gaps:?}");
     assert!(gaps.iter().all(|gap| *gap >= 1900), "each takes 2 s: {gaps:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn review_an_outage_at_the_first_renewal_does_not_end_the_grant_of_an_app_without_a_secret() {
+    let mut lost = vec![];
+    for status in [429, 503] {
+        let site = Site::new(|_| {}).await;
+        let config = site.config(&site.refresh_grant(1, Some(&site.approved(1))));
+        site.org.fail_token(TokenFault {
+            fail: 1,
+            hang: Duration::ZERO,
+            reply: Some(Reply::json(status, "{}")),
+        });
+        let program = site.start(&config);
+        std::thread::sleep(Duration::from_secs(3));
+        if program.get(LIMITS).1.contains("sf-token-proxy login main") {
+            lost.push(status);
+        }
+        drop(program);
+        site.org.stop().await;
+    }
+    assert!(lost.is_empty(), "a person has to log in again after {lost:?}");
+}

@@ -684,6 +684,7 @@ fn review_a_stopped_lock_holder_costs_no_grant() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn review_a_setting_or_a_name_that_changes_does_not_make_the_spent_seed_be_presented() {
+    let mut lost = vec![];
     for change in ["instance_url", "name"] {
         let site = Site::new(|settings| settings.web_apps[0].rotation = true).await;
         let mut config = site.config(&site.refresh_grant(0, Some(&site.approved(0))));
@@ -700,10 +701,56 @@ async fn review_a_setting_or_a_name_that_changes_does_not_make_the_spent_seed_be
         let program = site.start(&config);
         let (status, text) = program.get(LIMITS);
         println!("{change}: {status} {text}");
-        assert_eq!(site.org.stats().spent_refresh_presented, 0, "{change}");
+        if site.org.stats().spent_refresh_presented > 0 {
+            lost.push(change);
+        }
         drop(program);
         site.org.stop().await;
     }
+    assert!(lost.is_empty(), "the grant was ended by another {lost:?}");
+}
+
+/// The CLI prints its warnings as it likes.
+#[test]
+fn review_a_command_may_print_warnings_with_braces_before_and_after() {
+    for script in [
+        r#"echo 'Warning: {beta} is old'; echo '{"access_token":"00D!x"}'"#,
+        r#"echo '{"access_token":"00D!x"}'; echo 'update available'"#,
+    ] {
+        let fake = rotating(|_| None);
+        let place = Place::new();
+        let grant = json!({"command": {"run": ["/bin/sh", "-c", script]}});
+        let mut config = place.config(&fake, &grant, &json!({}));
+        config["orgs"]["main"]["instance_url"] = fake.url.clone().into();
+        let program = place.start(&config);
+        serves_within(&program, 2).expect(script);
+    }
+}
+
+/// A kill after the note and before the request, as it leaves the store: nothing was sent, nothing is spent.
+#[tokio::test(flavor = "multi_thread")]
+async fn review_a_kill_before_the_request_leaves_does_not_end_the_grant_of_an_app_without_a_secret() {
+    let site = Site::new(|settings| settings.web_apps[1].rotation = true).await;
+    let config = site.config(&site.refresh_grant(1, Some(&site.approved(1))));
+    let mut program = site.start(&config);
+    program.serves();
+    // The login host takes no connection, so that the kill comes before the request.
+    site.org.down(true, false);
+    site.org.revoke();
+    let proxy = program.proxy();
+    let renewals = || program.printed().matches(""event":"store_write"").count();
+    let before = renewals();
+    let calling = std::thread::spawn(move || crate::program::get(proxy, LIMITS));
+    until("the note is written", || renewals() > before);
+    program.strike();
+    let _ = calling.join();
+    site.org.down(false, false);
+    let program = site.start(&config);
+    let (status, text) = program.get(LIMITS);
+    println!("{status} {text}");
+    assert_eq!(status, 200);
+    drop(program);
+    site.org.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -738,7 +738,7 @@ async fn review_a_kill_before_the_request_leaves_does_not_end_the_grant_of_an_ap
     site.org.down(true, false);
     site.org.revoke();
     let proxy = program.proxy();
-    let renewals = || program.printed().matches(""event":"store_write"").count();
+    let renewals = || program.printed().matches("store_write").count();
     let before = renewals();
     let calling = std::thread::spawn(move || crate::program::get(proxy, LIMITS));
     until("the note is written", || renewals() > before);

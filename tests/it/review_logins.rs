@@ -60,7 +60,8 @@ impl Fake {
         let (answer, seen, own) = (Arc::new(answer), Arc::clone(&asked), url.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (mut stream, answer, seen, own) = (stream.unwrap(), Arc::clone(&answer), Arc::clone(&seen), own.clone());
+                let (mut stream, answer, seen, own) =
+                    (stream.unwrap(), Arc::clone(&answer), Arc::clone(&seen), own.clone());
                 std::thread::spawn(move || {
                     while let Some(asked) = read_request(&mut stream) {
                         seen.lock().unwrap().push(asked.clone());
@@ -104,11 +105,7 @@ fn read_request(stream: &mut TcpStream) -> Option<Asked> {
     stream.read_exact(&mut body).ok()?;
     let form = url::form_urlencoded::parse(&body).into_owned().collect();
     let path = head.split(' ').nth(1)?.split('?').next()?.to_owned();
-    Some(Asked {
-        path,
-        head,
-        form,
-    })
+    Some(Asked { path, head, form })
 }
 
 const TOKEN: &str = "/services/oauth2/token";
@@ -201,7 +198,10 @@ fn rotating(beside: impl Fn(&Asked) -> Option<Say> + Send + Sync + 'static) -> F
                     json!({"access_token": format!("00D!A{now}"), "refresh_token": format!("R{now}"), "instance_url": own}),
                 )
             }
-            TOKEN => say(400, json!({"error": "invalid_grant", "error_description": "expired access/refresh token"})),
+            TOKEN => say(
+                400,
+                json!({"error": "invalid_grant", "error_description": "expired access/refresh token"}),
+            ),
             INTROSPECT => say(200, json!({"active": asked.form["token"] == format!("R{now}")})),
             _ => say(200, json!({"ok": true})),
         }
@@ -242,8 +242,12 @@ fn review_a_new_refresh_token_is_kept_though_the_rest_of_the_answer_is_no_good()
     let first = Mutex::new(true);
     let fake = rotating(move |asked| {
         let mut first = first.lock().unwrap();
-        (asked.path == TOKEN && std::mem::take(&mut *first))
-            .then(|| say(200, json!({"access_token": "00D!A1", "refresh_token": "R1", "instance_url": "http://proxy.example"})))
+        (asked.path == TOKEN && std::mem::take(&mut *first)).then(|| {
+            say(
+                200,
+                json!({"access_token": "00D!A1", "refresh_token": "R1", "instance_url": "http://proxy.example"}),
+            )
+        })
     });
     let place = Place::new();
     let program = place.start(&place.config(&fake, &place.refresh(true), &json!({})));
@@ -258,7 +262,11 @@ fn review_a_token_that_fits_no_header_is_not_taken_from_the_store_again_and_agai
             TOKEN => {
                 let mut n = n.lock().unwrap();
                 *n += 1;
-                let token = if *n == 1 { "00D!bad\u{1}token".to_owned() } else { format!("00D!good{n}") };
+                let token = if *n == 1 {
+                    "00D!bad\u{1}token".to_owned()
+                } else {
+                    format!("00D!good{n}")
+                };
                 say(200, json!({"access_token": token, "instance_url": own}))
             }
             _ => say(200, json!({})),
@@ -285,7 +293,10 @@ async fn review_rotation_that_is_switched_on_later_and_a_lost_answer_spend_nothi
         std::thread::sleep(Duration::from_millis(200));
     }
     let stats = site.org.stats();
-    assert_eq!(stats.spent_refresh_presented, 0, "SF 1.4.3, 1.5: rotation on or unknown");
+    assert_eq!(
+        stats.spent_refresh_presented, 0,
+        "SF 1.4.3, 1.5: rotation on or unknown"
+    );
     drop(program);
     site.org.stop().await;
 }
@@ -303,9 +314,16 @@ async fn review_a_store_that_was_away_brings_no_dead_token_back() {
     site.org.revoke();
     let (status, text) = program.get(LIMITS);
     let after = site.org.stats();
-    println!("{status} {text}; 401s {} -> {}, logins {} -> {}", before.api_401, after.api_401, before.token_ok, after.token_ok);
+    println!(
+        "{status} {text}; 401s {} -> {}, logins {} -> {}",
+        before.api_401, after.api_401, before.token_ok, after.token_ok
+    );
     assert_eq!(status, 200);
-    assert_eq!(after.api_401 - before.api_401, 1, "only the token that was just revoked is refused");
+    assert_eq!(
+        after.api_401 - before.api_401,
+        1,
+        "only the token that was just revoked is refused"
+    );
     drop(program);
     site.org.stop().await;
 }
@@ -336,7 +354,11 @@ async fn review_busy_is_waited_out_also_without_a_secret() {
         site.org.fail_token(TokenFault {
             fail: 1,
             hang: Duration::ZERO,
-            reply: Some(Reply::oauth_error(400, "invalid_grant", "token request is already being processed")),
+            reply: Some(Reply::oauth_error(
+                400,
+                "invalid_grant",
+                "token request is already being processed",
+            )),
         });
         site.org.revoke();
         let deadline = Instant::now() + Duration::from_secs(15);
@@ -430,7 +452,10 @@ fn org_for_login(beside: impl Fn(&Asked) -> Option<Say> + Send + Sync + 'static)
                 200,
                 json!({"access_token": "00D!LOGIN", "refresh_token": "R-login", "instance_url": own, "id": id}),
             ),
-            TOKEN => say(200, json!({"access_token": "00D!RENEWED", "instance_url": own, "id": id})),
+            TOKEN => say(
+                200,
+                json!({"access_token": "00D!RENEWED", "instance_url": own, "id": id}),
+            ),
             INTROSPECT => say(200, json!({"active": true})),
             _ => say(200, json!({"username": "a@b.example"})),
         }
@@ -449,11 +474,16 @@ fn review_a_login_is_stored_before_anybody_is_asked_for_the_name() {
     let fake = org_for_login(|asked| asked.path.starts_with("/id/").then(|| say(200, json!({})).after(5000)));
     let place = Place::new();
     let mut login = log_in(&place, &login_config(&place, &fake, false, &json!({})));
-    until("the name is asked for", || fake.asked.lock().unwrap().iter().any(|a| a.path.starts_with("/id/")));
+    until("the name is asked for", || {
+        fake.asked.lock().unwrap().iter().any(|a| a.path.starts_with("/id/"))
+    });
     let stored = place.records().len();
     login.child.kill().unwrap();
     login.child.wait().unwrap();
-    assert_eq!(stored, 1, "the refresh token is in the store before the access token is used");
+    assert_eq!(
+        stored, 1,
+        "the refresh token is in the store before the access token is used"
+    );
 }
 
 #[test]
@@ -486,14 +516,20 @@ fn review_a_running_proxy_takes_a_login_up_within_seconds() {
     let proxy = place.start(&config);
     serves_within(&proxy, 10).unwrap();
     let (good, text) = log_in(&place, &config).ended();
-    assert!(good && text.contains("A running proxy takes it up by itself within seconds"), "{text}");
+    assert!(
+        good && text.contains("A running proxy takes it up by itself within seconds"),
+        "{text}"
+    );
     let used = || {
         let _ = proxy.get(LIMITS);
         fake.seen(LIMITS).last().unwrap().head.contains("00D!LOGIN")
     };
     let deadline = Instant::now() + Duration::from_secs(20);
     while !used() {
-        assert!(Instant::now() < deadline, "20 s later it still uses the token of before the login");
+        assert!(
+            Instant::now() < deadline,
+            "20 s later it still uses the token of before the login"
+        );
         std::thread::sleep(Duration::from_millis(500));
     }
 }
@@ -513,7 +549,11 @@ fn review_sigterm_starts_no_exchange_that_it_then_abandons() {
             TOKEN => {
                 let mut n = inner.lock().unwrap();
                 *n += 1;
-                say(200, json!({"access_token": "00D!B", "refresh_token": format!("R{n}"), "instance_url": own})).after(3000)
+                say(
+                    200,
+                    json!({"access_token": "00D!B", "refresh_token": format!("R{n}"), "instance_url": own}),
+                )
+                .after(3000)
             }
             _ => say(200, json!({"active": false})),
         }
@@ -523,7 +563,9 @@ fn review_sigterm_starts_no_exchange_that_it_then_abandons() {
     let config = place.config(&slow, &place.refresh(true), &json!({}));
     // Once, for the lock file's name.
     let first = place.start(&config);
-    until("a lock file", || fs::read_dir(place.dir.path().join("records")).unwrap().count() > 0);
+    until("a lock file", || {
+        fs::read_dir(place.dir.path().join("records")).unwrap().count() > 0
+    });
     first.kill();
     let before = slow.seen(TOKEN).len();
     let held = place.lock();
@@ -681,7 +723,6 @@ fn review_a_stopped_lock_holder_costs_no_grant() {
     one.serves();
 }
 
-
 #[tokio::test(flavor = "multi_thread")]
 async fn review_a_setting_or_a_name_that_changes_does_not_make_the_spent_seed_be_presented() {
     let mut lost = vec![];
@@ -768,7 +809,10 @@ async fn review_a_spent_budget_does_not_hide_the_token_that_another_process_stor
     let logins = site.org.stats().token_ok;
     let (status, text) = poor.get(LIMITS);
     assert_eq!(site.org.stats().token_ok, logins);
-    assert_eq!(status, 200, "a token is in the store, and taking it costs no login: {text}");
+    assert_eq!(
+        status, 200,
+        "a token is in the store, and taking it costs no login: {text}"
+    );
     drop((poor, other));
     site.org.stop().await;
 }
@@ -778,7 +822,10 @@ fn review_a_token_of_16_kb_is_served_and_stored() {
     let long = format!("00D!{}", "x".repeat(16 * 1024));
     let token = long.clone();
     let fake = Fake::new(move |asked, own| match asked.path.as_str() {
-        TOKEN => say(200, json!({"access_token": token, "instance_url": own, "expires_in": "-5"})),
+        TOKEN => say(
+            200,
+            json!({"access_token": token, "instance_url": own, "expires_in": "-5"}),
+        ),
         _ => say(200, json!({})),
     });
     let place = Place::new();
@@ -833,11 +880,16 @@ async fn review_thousands_of_renewals_cost_no_memory() {
 fn review_silent_connections_do_not_hold_the_callback_up() {
     let fake = org_for_login(|asked| {
         // The preview gives the attacker time.
-        asked.path.ends_with("/authorize").then(|| say(200, json!({})).after(1500))
+        asked
+            .path
+            .ends_with("/authorize")
+            .then(|| say(200, json!({})).after(1500))
     });
     let place = Place::new();
     let config = login_config(&place, &fake, false, &json!({}));
-    let callback = config["orgs"]["main"]["grant"]["refresh_token"]["login"]["callback_url"].as_str().unwrap();
+    let callback = config["orgs"]["main"]["grant"]["refresh_token"]["login"]["callback_url"]
+        .as_str()
+        .unwrap();
     let port = url::Url::parse(callback).unwrap().port().unwrap();
     let attack = std::thread::spawn(move || {
         let mut silent: Vec<TcpStream> = vec![];
@@ -862,7 +914,12 @@ fn review_silent_connections_do_not_hold_the_callback_up() {
 fn clock_shim(site: &Site) -> std::path::PathBuf {
     let shim = site.path("clock.so");
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/review_clock.c");
-    let made = Command::new("cc").args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"]).arg(&shim).arg(source).arg("-ldl").status();
+    let made = Command::new("cc")
+        .args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"])
+        .arg(&shim)
+        .arg(source)
+        .arg("-ldl")
+        .status();
     assert!(made.unwrap().success());
     shim
 }
@@ -884,7 +941,10 @@ async fn review_an_adopted_token_teaches_its_whole_age() {
     site.org.revoke();
     program.serves();
     let assumed = program.metric("sf_token_proxy_token_assumed_lifetime_seconds{org=\"main\"}");
-    assert!(assumed > 3500.0, "it was an hour old when it was refused, and taught {assumed} s");
+    assert!(
+        assumed > 3500.0,
+        "it was an hour old when it was refused, and taught {assumed} s"
+    );
     drop(program);
     site.org.stop().await;
 }
@@ -910,7 +970,10 @@ async fn review_a_clock_that_jumps_costs_one_login_at_most_and_no_grant() {
         program.kill();
         program = site.start_with(&config, &environment);
         program.serves();
-        println!("{round}: {jump} s: logins {running}, after a restart {}", site.org.stats().token_ok);
+        println!(
+            "{round}: {jump} s: logins {running}, after a restart {}",
+            site.org.stats().token_ok
+        );
     }
     let stats = site.org.stats();
     assert!(stats.token_ok <= 13 && stats.spent_refresh_presented == 0, "{stats:?}");
@@ -921,7 +984,10 @@ async fn review_a_clock_that_jumps_costs_one_login_at_most_and_no_grant() {
 #[test]
 fn review_an_answer_in_another_format_leaks_nothing() {
     for (format, body) in [
-        ("form", "access_token=00DCANARY%21AQ&refresh_token=5AepCANARY&token_type=Bearer"),
+        (
+            "form",
+            "access_token=00DCANARY%21AQ&refresh_token=5AepCANARY&token_type=Bearer",
+        ),
         ("form with mistakes", "\u{feff}refresh_token=5AepCANARY"),
         ("text", "00DCANARY!AQ"),
         ("a JSON string", "\"00DCANARY!AQ\""),
@@ -930,7 +996,11 @@ fn review_an_answer_in_another_format_leaks_nothing() {
         let fake = Fake::new(move |asked, _| Say {
             after: Duration::ZERO,
             status: 200,
-            body: if asked.path == TOKEN { body.to_owned() } else { "{}".to_owned() },
+            body: if asked.path == TOKEN {
+                body.to_owned()
+            } else {
+                "{}".to_owned()
+            },
         });
         let place = Place::new();
         let mut config = place.config(&fake, &place.refresh(true), &json!({}));

@@ -236,18 +236,18 @@ async fn keep(place: &Place, granted: Granted, seed: Option<&SecretString>) -> R
             place.name
         )));
     };
-    let username = place.http.username(&minted).await;
     let grant = StoredGrant {
         refresh_token,
         seed: seed.map(kept::fingerprint),
         rotation: Rotation::Unknown,
         in_flight: false,
         dead: None,
-        username: username.clone(),
+        username: None,
     };
     let locked = place
         .store
-        .lock(&place.key, place.http.timeout())
+        // A renewal of the proxy holds it for two conversations: the question whether the token lives, and the login.
+        .lock(&place.key, 3 * place.http.timeout())
         .await
         .map_err(unkept)?;
     let old = locked.read().await.map_err(unkept)?.unwrap_or_default();
@@ -261,6 +261,9 @@ async fn keep(place: &Place, granted: Granted, seed: Option<&SecretString>) -> R
     let written = locked.write(&record).await;
     place.audit.stored(record.serial, written.as_ref().err());
     written.map_err(unkept)?;
+    drop(locked);
+    // Afterwards: whoever tells the name may be slow, and the tokens are safe by now.
+    let username = place.http.username(&minted).await;
     Ok(success(place, &minted, username.as_deref()))
 }
 

@@ -65,6 +65,8 @@ impl SecretRef {
         // Wiped on every way out; what is kept is the `SecretString`.
         let bytes = Zeroizing::new(bytes);
         let text = std::str::from_utf8(&bytes).map_err(|_| SecretError::NotText { reference: reference() })?;
+        // A byte order mark of an editor is no part of it.
+        let text = text.trim_start_matches('\u{feff}');
         let trimmed = text.trim_end_matches(['\r', '\n']);
         if trimmed.trim().is_empty() {
             return Err(SecretError::Empty { reference: reference() });

@@ -320,14 +320,10 @@ impl<E: Exchange> Keeper<E> {
         if minted.adopted {
             self.give_login_back();
         }
-        let token = Token::new(
-            generation,
-            minted.secret,
-            minted.instance,
-            expiry,
-            minted_at,
-            Instant::now(),
-        );
+        // One from the store may be older than now.
+        let age = now.duration_since(minted_at).unwrap_or(Duration::ZERO);
+        let born = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+        let token = Token::new(generation, minted.secret, minted.instance, expiry, minted_at, born);
         let Ok(mut token) = token else {
             return self.failed(Refusal::of("malformed_answer", super::TokenNotAHeader.to_string()));
         };
@@ -346,8 +342,6 @@ impl<E: Exchange> Keeper<E> {
         self.now.identity = minted.identity.map(Arc::new);
         self.now.failure = None;
         let due = lifetime::renewal_after(self.renewal, expiry, minted_at, fastrand::f64());
-        // One from the store may be older than now.
-        let age = now.duration_since(minted_at).unwrap_or(Duration::ZERO);
         self.schedule(due.saturating_sub(age));
         self.tell();
     }

@@ -436,6 +436,13 @@ impl Kept {
         if record.serial <= ask.held.map_or(0, |held| held.serial) {
             return None;
         }
+        // One that was minted without the store has no number; what is stored may be the dead one before it.
+        if ask
+            .held
+            .is_some_and(|held| held.serial == 0 && stored.minted_at <= held.minted_at)
+        {
+            return None;
+        }
         let now = self.http.clock().now();
         let expiry = stored.known_expiry.unwrap_or(stored.minted_at + self.lifetime);
         if expiry < now + SHORTEST_REST || stored.minted_at > now + CLOCKS_APART {

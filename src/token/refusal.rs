@@ -97,6 +97,8 @@ pub fn refusal(status: u16, body: &[u8], sent: &Sent) -> Refusal {
         description: answer
             .description
             .as_deref()
+            // Of a success it may be the token, in a form that is not read.
+            .filter(|_| !(200..300).contains(&status))
             .and_then(|text| sent.scrub(text, DESCRIPTION_MAX)),
         advice: meaning.advice,
         retry_after: None,

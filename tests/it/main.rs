@@ -32,6 +32,8 @@ mod practice;
 mod program;
 mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
+mod review_logins;
+#[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;
 #[cfg(feature = "demo")]

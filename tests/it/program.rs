@@ -175,7 +175,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    fn start(config: &Path, environment: &[(&str, &Path)]) -> Self {
+    pub(crate) fn start(config: &Path, environment: &[(&str, &Path)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sf-token-proxy"))
             .args(["run", "--config"])
             .arg(config)
@@ -220,6 +220,17 @@ impl Program {
             output,
             reader: Some(reader),
         }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn proxy(&self) -> SocketAddr {

@@ -31,6 +31,9 @@ mod practice;
 #[cfg(feature = "demo")]
 mod program;
 mod refusal;
+#[cfg(feature = "demo")]
+mod review_stages;
+mod review_users;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;

@@ -67,16 +67,13 @@ async fn a_newcomer_beside_busy_users_logs_in_once() {
             assert_eq!(as_user(app.proxy, &format!("u{n}@x.example")).await.0, 200);
         }
     }
+    // They fall silent, but for less than `idle`.
     let mut cost = vec![];
     for _ in 0..8 {
         let before = logins(&org);
         assert_eq!(as_user(app.proxy, "new@x.example").await.0, 200);
         cost.push(logins(&org) - before);
         tokio::time::sleep(Duration::from_millis(500)).await;
-        // The others go on.
-        for n in 0..8 {
-            assert_eq!(as_user(app.proxy, &format!("u{n}@x.example")).await.0, 200);
-        }
     }
     let kept = app.metric("sf_token_proxy_user_tokens{org=\"main\"}").await;
     println!("{cost:?}, {kept} kept, {} logins in all", logins(&org));

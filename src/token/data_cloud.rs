@@ -110,10 +110,12 @@ impl Exchange for DataCloudExchange {
         let next = self.core.renewed(core.generation).await.map_err(of_core)?;
         match self.exchange_once(&next).await {
             Ok(minted) => Ok(minted),
-            Err(Trouble::CoreToken(refusal) | Trouble::Other(refusal)) => {
+            Err(Trouble::CoreToken(refusal)) => {
                 self.core.did_not_help(next.generation);
                 Err(refusal)
             }
+            // That says nothing of the core token.
+            Err(Trouble::Other(refusal)) => Err(refusal),
         }
     }
 

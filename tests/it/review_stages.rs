@@ -249,9 +249,10 @@ async fn a_named_user_on_a_data_cloud_path() {
 async fn a_lasting_403_of_stage_two_is_no_steady_stream_of_logins() {
     let (org, app) = start(Settings::practice().unwrap(), by_key, json!({})).await;
     assert_eq!(status(&app, CORE).await.0, 200);
+    assert_eq!(status(&app, QUERY).await.0, 200);
     org.fail_api(a360(403, "{}"));
     org.expire_dc();
-    let _ = status(&app, QUERY).await;
+    assert_eq!(status(&app, QUERY).await.0, 503);
     let before = org.stats();
     tokio::time::sleep(Duration::from_secs(150)).await;
     let after = org.stats();

@@ -16,15 +16,24 @@ async fn org() -> RawOrg {
         if request.target() == TOKEN {
             let form: Vec<(String, String)> = url::form_urlencoded::parse(&request.body).into_owned().collect();
             let assertion = &form.iter().find(|(name, _)| name == "assertion").unwrap().1;
-            let claims = BASE64_URL_SAFE_NO_PAD.decode(assertion.split('.').nth(1).unwrap()).unwrap();
-            let user = serde_json::from_slice::<Value>(&claims).unwrap()["sub"].as_str().unwrap().to_owned();
+            let claims = BASE64_URL_SAFE_NO_PAD
+                .decode(assertion.split('.').nth(1).unwrap())
+                .unwrap();
+            let user = serde_json::from_slice::<Value>(&claims).unwrap()["sub"]
+                .as_str()
+                .unwrap()
+                .to_owned();
             let mut minted = minted.lock().unwrap();
             *minted += 1;
             let host = request.header("host")[0];
-            let answer = json!({"access_token": format!("00D!{user}!{minted}"), "instance_url": format!("http://{host}")});
+            let answer =
+                json!({"access_token": format!("00D!{user}!{minted}"), "instance_url": format!("http://{host}")});
             return Script::json("200 OK", &answer.to_string());
         }
-        Script::json("200 OK", &json!({"token": request.token(), "target": request.target()}).to_string())
+        Script::json(
+            "200 OK",
+            &json!({"token": request.token(), "target": request.target()}).to_string(),
+        )
     })
     .await;
     org.script_logins();
@@ -48,7 +57,12 @@ async fn app(org: &RawOrg, listeners: Value) -> Running {
 }
 
 async fn as_user(at: std::net::SocketAddr, user: &str) -> (u16, String) {
-    let reply = call(at, &format!("GET /services/data/v60.0/x HTTP/1.1\nX-SFPROXY-User: {user}"), b"").await;
+    let reply = call(
+        at,
+        &format!("GET /services/data/v60.0/x HTTP/1.1\nX-SFPROXY-User: {user}"),
+        b"",
+    )
+    .await;
     (reply.status, reply.text())
 }
 
@@ -77,7 +91,11 @@ async fn a_newcomer_beside_busy_users_logs_in_once() {
     }
     let kept = app.metric("sf_token_proxy_user_tokens{org=\"main\"}").await;
     println!("{cost:?}, {kept} kept, {} logins in all", logins(&org));
-    assert_eq!(cost.iter().sum::<usize>(), 1, "eight calls of one newcomer, logins: {cost:?}");
+    assert_eq!(
+        cost.iter().sum::<usize>(),
+        1,
+        "eight calls of one newcomer, logins: {cost:?}"
+    );
     app.stop().await;
 }
 
@@ -85,7 +103,11 @@ async fn a_newcomer_beside_busy_users_logs_in_once() {
 async fn one_user_through_two_listeners_logs_in_once() {
     let org = org().await;
     let users = json!({"allow": ["*"]});
-    let app = app(&org, json!([{"address": "127.0.0.1:0", "users": users}, {"address": "127.0.0.1:0", "users": users}])).await;
+    let app = app(
+        &org,
+        json!([{"address": "127.0.0.1:0", "users": users}, {"address": "127.0.0.1:0", "users": users}]),
+    )
+    .await;
     for at in app.listeners.clone() {
         assert_eq!(as_user(at, "a@x.example").await.0, 200);
     }
@@ -98,7 +120,10 @@ async fn one_user_through_two_listeners_logs_in_once() {
 async fn the_orgs_own_user_named_costs_no_second_login() {
     let org = org().await;
     let app = app(&org, json!([{"address": "127.0.0.1:0", "users": {"allow": ["*"]}}])).await;
-    assert_eq!(call(app.proxy, "GET /services/data/v60.0/x HTTP/1.1", b"").await.status, 200);
+    assert_eq!(
+        call(app.proxy, "GET /services/data/v60.0/x HTTP/1.1", b"").await.status,
+        200
+    );
     assert_eq!(as_user(app.proxy, "own@acme.example").await.0, 200);
     assert_eq!(logins(&org), 1);
     app.stop().await;
@@ -107,7 +132,11 @@ async fn the_orgs_own_user_named_costs_no_second_login() {
 #[tokio::test]
 async fn a_list_of_names_is_no_name() {
     let org = org().await;
-    let app = app(&org, json!([{"address": "127.0.0.1:0", "users": {"allow": ["*@acme.example"]}}])).await;
+    let app = app(
+        &org,
+        json!([{"address": "127.0.0.1:0", "users": {"allow": ["*@acme.example"]}}]),
+    )
+    .await;
     let mut taken = vec![];
     for name in [
         "ceo@evil.example,anna@acme.example",
@@ -147,7 +176,10 @@ async fn a_user_named_where_users_are_off() {
 async fn cloud(also: Value, rest: &RawOrg, soap: &RawOrg) -> Running {
     let (rest_url, soap_url) = (rest.url(), soap.url());
     let login = RawOrg::start(move |_| {
-        Script::json("200 OK", &json!({"access_token": "mc", "rest": rest_url, "soap": soap_url}).to_string())
+        Script::json(
+            "200 OK",
+            &json!({"access_token": "mc", "rest": rest_url, "soap": soap_url}).to_string(),
+        )
     })
     .await;
     login.script_logins();
@@ -169,9 +201,20 @@ async fn cloud(also: Value, rest: &RawOrg, soap: &RawOrg) -> Running {
 
 #[tokio::test]
 async fn also_takes_its_path_and_no_other() {
-    let (rest, soap) = (RawOrg::start(|_| Script::ok()).await, RawOrg::start(|_| Script::ok()).await);
+    let (rest, soap) = (
+        RawOrg::start(|_| Script::ok()).await,
+        RawOrg::start(|_| Script::ok()).await,
+    );
     let app = cloud(json!({"/Service.asmx": "soap"}), &rest, &soap).await;
-    for path in ["/Service.asmxfoo", "/Service.asmx.evil", "/Service.asmx%2f..", "/service.asmx", "//Service.asmx", "/Service.asmx", "/Service.asmx?wsdl"] {
+    for path in [
+        "/Service.asmxfoo",
+        "/Service.asmx.evil",
+        "/Service.asmx%2f..",
+        "/service.asmx",
+        "//Service.asmx",
+        "/Service.asmx",
+        "/Service.asmx?wsdl",
+    ] {
         let _ = call(app.proxy, &format!("GET {path} HTTP/1.1"), b"").await;
     }
     let targets = |org: &RawOrg| org.seen().iter().map(|r| r.target().to_owned()).collect::<Vec<_>>();
@@ -182,7 +225,10 @@ async fn also_takes_its_path_and_no_other() {
 
 #[tokio::test]
 async fn the_longest_prefix_of_also_wins() {
-    let (rest, soap) = (RawOrg::start(|_| Script::ok()).await, RawOrg::start(|_| Script::ok()).await);
+    let (rest, soap) = (
+        RawOrg::start(|_| Script::ok()).await,
+        RawOrg::start(|_| Script::ok()).await,
+    );
     let app = cloud(json!({"/hub/": "rest", "/hub/soap/": "soap"}), &rest, &soap).await;
     assert_eq!(call(app.proxy, "GET /hub/soap/x HTTP/1.1", b"").await.status, 200);
     assert_eq!(soap.seen().len(), 1, "went to the host of /hub/");
@@ -197,7 +243,10 @@ async fn a_stored_token_of_another_business_unit_is_not_taken_up() {
     let login = RawOrg::start(move |request| {
         let form: Value = serde_json::from_slice(&request.body).unwrap();
         let token = format!("mc-of-{}", form["account_id"].as_str().unwrap());
-        Script::json("200 OK", &json!({"access_token": token, "expires_in": 1079, "rest": rest_url}).to_string())
+        Script::json(
+            "200 OK",
+            &json!({"access_token": token, "expires_in": 1079, "rest": rest_url}).to_string(),
+        )
     })
     .await;
     login.script_logins();
@@ -217,7 +266,11 @@ async fn a_stored_token_of_another_business_unit_is_not_taken_up() {
         let config = config::from_yaml(&yaml.to_string(), "test", &Vars::default()).unwrap();
         let app = Running::start_with(config, tempfile::tempdir().unwrap()).await;
         let reply = call(app.proxy, "GET /x HTTP/1.1", b"").await;
-        assert!(reply.text().contains(&format!("mc-of-{unit}")), "unit {unit} was served with {}", reply.text());
+        assert!(
+            reply.text().contains(&format!("mc-of-{unit}")),
+            "unit {unit} was served with {}",
+            reply.text()
+        );
         app.stop().await;
     }
 }
@@ -244,7 +297,10 @@ async fn a_path_that_is_never_allowed_does_not_show_other_callers_an_expiry() {
     let count = std::sync::atomic::AtomicU32::new(0);
     let login = RawOrg::start(move |_| {
         let n = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        Script::json("200 OK", &json!({"access_token": format!("mc{n}"), "expires_in": 1079, "rest": rest_url}).to_string())
+        Script::json(
+            "200 OK",
+            &json!({"access_token": format!("mc{n}"), "expires_in": 1079, "rest": rest_url}).to_string(),
+        )
     })
     .await;
     login.script_logins();
@@ -259,7 +315,13 @@ async fn a_path_that_is_never_allowed_does_not_show_other_callers_an_expiry() {
     });
     let config = config::from_yaml(&yaml.to_string(), "test", &Vars::default()).unwrap();
     let app = Running::start_with(config, folder).await;
-    let get = |path: &'static str| call(app.proxy, Box::leak(format!("GET {path} HTTP/1.1").into_boxed_str()), b"");
+    let get = |path: &'static str| {
+        call(
+            app.proxy,
+            Box::leak(format!("GET {path} HTTP/1.1").into_boxed_str()),
+            b"",
+        )
+    };
     assert_eq!(get("/x").await.status, 200);
     assert_eq!(get("/forbidden").await.status, 401);
     assert_eq!(get("/x").await.status, 200);
@@ -281,7 +343,10 @@ async fn a_user_of_another_cloud_is_not_probed_with_a_core_path() {
     let count = std::sync::atomic::AtomicU32::new(0);
     let login = RawOrg::start(move |_| {
         let n = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        Script::json("200 OK", &json!({"access_token": format!("t!{n}"), "api_instance_url": api_url}).to_string())
+        Script::json(
+            "200 OK",
+            &json!({"access_token": format!("t!{n}"), "api_instance_url": api_url}).to_string(),
+        )
     })
     .await;
     login.script_logins();
@@ -303,17 +368,27 @@ async fn a_user_of_another_cloud_is_not_probed_with_a_core_path() {
     let lines = "POST /upload HTTP/1.1\nX-SFPROXY-User: a@x.example\nContent-Length: 4096";
     let reply = call(app.proxy, lines, &body).await;
     let targets: Vec<_> = api.seen().iter().map(|r| r.target().to_owned()).collect();
-    assert!(!targets.iter().any(|t| t.starts_with("/services/data")), "{} {targets:?}", reply.status);
+    assert!(
+        !targets.iter().any(|t| t.starts_with("/services/data")),
+        "{} {targets:?}",
+        reply.status
+    );
     app.stop().await;
 }
 
 /// README: `instance_url` "Overrides the `instance_url` of token answers".
 #[tokio::test]
 async fn instance_url_overrides_the_answer_of_the_platform_too() {
-    let (told, set) = (RawOrg::start(|_| Script::ok()).await, RawOrg::start(|_| Script::ok()).await);
+    let (told, set) = (
+        RawOrg::start(|_| Script::ok()).await,
+        RawOrg::start(|_| Script::ok()).await,
+    );
     let told_url = told.url();
     let login = RawOrg::start(move |_| {
-        Script::json("200 OK", &json!({"access_token": "t", "instance_url": told_url, "api_instance_url": told_url}).to_string())
+        Script::json(
+            "200 OK",
+            &json!({"access_token": "t", "instance_url": told_url, "api_instance_url": told_url}).to_string(),
+        )
     })
     .await;
     login.script_logins();
@@ -343,7 +418,9 @@ orgs:
     grant: {oauth2_client_credentials: {token_path: /t, client_id: a, client_secret: 'env:S', parameters: {password: CANARY1}}}
     api: {host: other, headers: {accesstoken: CANARY2, X-Api-Key: CANARY3}}
 "#;
-    let Ok(config) = config::from_yaml(yaml, "c.yaml", &Vars::default()) else { return };
+    let Ok(config) = config::from_yaml(yaml, "c.yaml", &Vars::default()) else {
+        return;
+    };
     let shown = config.to_yaml();
     assert!(!shown.contains("CANARY"), "{shown}");
 }
@@ -364,7 +441,12 @@ async fn tricks_with_the_user_header_get_nobodys_token() {
         "X-SFPROXY-User: kim@acme.example\tx@team.example",
     ] {
         let reply = call(app.proxy, &format!("GET /services/data/v60.0/x HTTP/1.1\n{lines}"), b"").await;
-        assert!(matches!(reply.status, 400 | 403), "{lines}: {} {}", reply.status, reply.text());
+        assert!(
+            matches!(reply.status, 400 | 403),
+            "{lines}: {} {}",
+            reply.status,
+            reply.text()
+        );
     }
     for lines in [
         "X-SFPROXY-User:   KIM@acme.example \t",
@@ -373,8 +455,122 @@ async fn tricks_with_the_user_header_get_nobodys_token() {
     ] {
         let reply = call(app.proxy, &format!("GET /services/data/v60.0/x HTTP/1.1\n{lines}"), b"").await;
         assert_eq!(reply.status, 200, "{lines}");
-        assert!(reply.text().contains("00D!kim@acme.example!"), "{lines}: {}", reply.text());
+        assert!(
+            reply.text().contains("00D!kim@acme.example!"),
+            "{lines}: {}",
+            reply.text()
+        );
     }
     assert_eq!(logins(&org), 2);
     app.stop().await;
+}
+
+/// One name that no app was approved for, asked for once: it must not eat what all users share.
+#[tokio::test]
+async fn a_user_who_is_never_approved_leaves_the_common_budget_alone() {
+    let org = RawOrg::start(|request| {
+        if request.target() != TOKEN {
+            return Script::ok();
+        }
+        let form: Vec<(String, String)> = url::form_urlencoded::parse(&request.body).into_owned().collect();
+        let assertion = &form.iter().find(|(name, _)| name == "assertion").unwrap().1;
+        let claims = BASE64_URL_SAFE_NO_PAD
+            .decode(assertion.split('.').nth(1).unwrap())
+            .unwrap();
+        let host = request.header("host")[0];
+        match String::from_utf8_lossy(&claims).contains("unknown") {
+            true => Script::json(
+                "400 Bad Request",
+                r#"{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}"#,
+            ),
+            false => Script::json(
+                "200 OK",
+                &json!({"access_token": "t", "instance_url": format!("http://{host}")}).to_string(),
+            ),
+        }
+    })
+    .await;
+    org.script_logins();
+    let users = json!({"allow": ["*"], "login_budget": {"burst": 3, "per_minute": 1}});
+    let app = app(&org, json!([{"address": "127.0.0.1:0", "users": users}])).await;
+    assert_eq!(as_user(app.proxy, "unknown@x.example").await.0, 503);
+    tokio::time::sleep(Duration::from_secs(23)).await;
+    println!("{} logins after one call", logins(&org));
+    let (status, text) = as_user(app.proxy, "anna@x.example").await;
+    assert_eq!(status, 200, "{text}");
+    app.stop().await;
+}
+
+/// A `Location` of the other host stays with that host.
+#[tokio::test]
+async fn cookies_and_locations_of_two_hosts_stay_apart() {
+    let rest = RawOrg::start(|_| {
+        Script::Say(
+            b"HTTP/1.1 200 OK\r\nSet-Cookie: r=1; Domain=.marketingcloudapis.com; Path=/\r\nContent-Length: 0\r\n\r\n"
+                .to_vec(),
+        )
+    })
+    .await;
+    let rest_url = rest.url();
+    let soap = RawOrg::start(move |request| {
+        let own = request.header("host")[0].to_owned();
+        let to = match request.target() {
+            "/soap/own" => format!("http://{own}/other"),
+            _ => format!("{rest_url}/rest"),
+        };
+        Script::Say(format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n").into_bytes())
+    })
+    .await;
+    let app = cloud(json!({"/soap/": "soap"}), &rest, &soap).await;
+    let own = call(app.proxy, "GET /soap/own HTTP/1.1", b"").await;
+    println!("{:?}", own.header("location"));
+    // Relative, it would lead to the other host with the token.
+    assert!(
+        !own.header("location").iter().any(|to| to.starts_with("/other")),
+        "{:?}",
+        own.header("location")
+    );
+    app.stop().await;
+}
+
+/// What an unapproved name leaves on disk.
+#[tokio::test]
+async fn names_that_get_no_token_leave_no_files() {
+    let org = RawOrg::start(|request| match request.target() == TOKEN {
+        true => Script::json(
+            "400 Bad Request",
+            r#"{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}"#,
+        ),
+        false => Script::ok(),
+    })
+    .await;
+    org.script_logins();
+    let folder = tempfile::tempdir().unwrap();
+    let (pem, key, store) = (
+        folder.path().join("key.pem"),
+        folder.path().join("key"),
+        folder.path().join("store"),
+    );
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    std::fs::write(&pem, pair.serialize_pem()).unwrap();
+    std::fs::write(&key, "0123456789abcdef".repeat(4)).unwrap();
+    let yaml = json!({
+        "listeners": [{"address": "127.0.0.1:0", "users": {"allow": ["*"]}}],
+        "admin": {"address": "127.0.0.1:0"},
+        "store": {"file": {"directory": store, "key": format!("file:{}", key.display())}},
+        "orgs": {"main": {"login_url": org.url(), "grant": {"jwt_bearer": {
+            "client_id": "app", "username": "own@acme.example", "private_key": format!("file:{}", pem.display()),
+        }}}},
+    });
+    let config = config::from_yaml(&yaml.to_string(), "test", &Vars::default()).unwrap();
+    let app = Running::start_with(config, tempfile::tempdir().unwrap()).await;
+    for n in 0..5 {
+        assert_eq!(as_user(app.proxy, &format!("n{n}@x.example")).await.0, 503);
+    }
+    app.stop().await;
+    let files: Vec<_> = std::fs::read_dir(&store)
+        .unwrap()
+        .map(|f| f.unwrap().file_name())
+        .collect();
+    assert!(files.len() <= 2, "{files:?}");
 }

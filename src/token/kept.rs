@@ -497,9 +497,14 @@ pub fn key(name: &OrgName, org: &Org, user: Option<&str>) -> Key {
     };
     let grant = grant::word(&org.grant);
     let login = org.login.url.as_str();
+    let mut identity = [login, grant, client_id, user, instance, &host].join("\n");
+    // Only where there is any, so that the records of other grants stay what they were.
+    if !asked.is_empty() {
+        identity = [identity, asked].join("\n");
+    }
     Key {
         name: name.as_str().to_owned(),
-        identity: [login, grant, client_id, user, instance, &host, &asked].join("\n"),
+        identity,
     }
 }
 

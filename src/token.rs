@@ -115,7 +115,8 @@ impl Token {
 
     /// Where a call to this path goes.
     pub fn instance_for(&self, path: &str) -> &Arc<Instance> {
-        let elsewhere = self.also.iter().find(|(prefix, _)| path.starts_with(prefix.as_str()));
+        let under = |prefix: &str| path == prefix || (prefix.ends_with('/') && path.starts_with(prefix));
+        let elsewhere = self.also.iter().find(|(prefix, _)| under(prefix));
         elsewhere.map_or(&self.instance, |(_, instance)| instance)
     }
 

@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName};
-use moka::sync::Cache;
+use moka::{policy::EvictionPolicy, sync::Cache};
 use prometheus::IntGauge;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -42,6 +42,8 @@ impl Users {
             required: settings.required,
             accounts: Cache::builder()
                 .max_capacity(settings.max)
+                // By frequency, a newcomer would not be kept beside users who were busy once: a login for each call.
+                .eviction_policy(EvictionPolicy::lru())
                 .time_to_idle(settings.idle)
                 .build(),
             make,

@@ -22,6 +22,10 @@ pub struct Backoff {
 impl Backoff {
     /// The pause after one more failure. `chance` in 0..1.
     pub fn pause(&mut self, refusal: &Refusal, chance: f64) -> Duration {
+        if refusal.reason == "core_token" && refusal.class == Class::Transient {
+            // Stage one is asked, in memory; it has a back-off of its own.
+            return CORE_TOKEN;
+        }
         match refusal.class {
             Class::Transient => {
                 let pause = transient(self.transient, chance);
@@ -84,6 +88,7 @@ fn limited(earlier: u32, asked: Option<Duration>) -> Duration {
     }
 }
 
+const CORE_TOKEN: Duration = Duration::from_secs(2);
 const TRANSIENT_FIRST: Duration = Duration::from_secs(1);
 const TRANSIENT_LONGEST: Duration = Duration::from_secs(60);
 const LIMITED_SHORTEST: Duration = Duration::from_secs(1);
@@ -153,5 +158,12 @@ mod tests {
             assert_eq!(backoff.pause(&refused, 0.5).as_secs(), expected);
             backoff.pause(&outage, 0.5);
         }
+    }
+
+    #[test]
+    fn stage_two_looks_for_stage_one_often() {
+        let mut backoff = Backoff::default();
+        let refusal = Refusal::of("core_token", None);
+        assert!((0..20).all(|_| backoff.pause(&refusal, 0.5) == CORE_TOKEN));
     }
 }

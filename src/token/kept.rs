@@ -535,11 +535,22 @@ pub fn key(name: &OrgName, org: &Org, user: Option<&str>) -> Key {
     let user = user.unwrap_or(own_user);
     let instance = org.instance_url.as_ref().map(url::Url::as_str).unwrap_or_default();
     let host = format!("{:?}", org.api.host);
+    // A business unit, a tenant, scopes: the token is bound to them.
+    let asked = match &org.grant {
+        Grant::PlatformCredentials(g) => format!("{} {:?}", g.token_path, g.parameters),
+        Grant::TokenExchange(g) => format!("{:?} {:?}", g.scope, g.token_handler),
+        _ => String::new(),
+    };
     let grant = grant::word(&org.grant);
     let login = org.login.url.as_str();
+    let mut identity = [login, grant, client_id, user, instance, &host].join("\n");
+    // Only where there is any, so that the records of other grants stay what they were.
+    if !asked.is_empty() {
+        identity = [identity, asked].join("\n");
+    }
     Key {
         name: name.as_str().to_owned(),
-        identity: [login, grant, client_id, user, instance, &host].join("\n"),
+        identity,
     }
 }
 

@@ -33,6 +33,8 @@ mod program;
 mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod review_logins;
+#[cfg(feature = "demo")]
+mod review_users;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;

@@ -95,10 +95,10 @@ impl Check {
                 Some((path?, self.answer_field(&at, field)?))
             })
             .collect();
-        Some(ApiHost::Other {
-            field: field?,
-            also: also.into_iter().collect::<Option<_>>()?,
-        })
+        let mut also: Vec<_> = also.into_iter().collect::<Option<_>>()?;
+        // The first that fits counts.
+        also.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
+        Some(ApiHost::Other { field: field?, also })
     }
 
     fn answer_field(&mut self, at: &str, text: &str) -> Option<String> {

@@ -88,6 +88,7 @@ pub struct Bound {
     keepers: Vec<AnyKeeper>,
     upstreams: Vec<Arc<Upstream>>,
     users: Vec<Arc<Users>>,
+    last: CancellationToken,
 }
 
 /// An org's own tokens, or those of its Data Cloud.
@@ -111,7 +112,9 @@ impl App {
         let tls = tls::client_config(config.upstream.ca_file.as_deref())?;
         let store = Store::open(&config.store)?;
         let replay = body::Store::new(&config.replay, metrics.replay_bytes.clone());
+        let last = CancellationToken::new();
         let shared = Shared {
+            last: last.clone(),
             config: &config,
             metrics: &metrics,
             clock: Clock::system(),
@@ -165,6 +168,7 @@ impl App {
             upstreams: rooms.values().map(|room| Arc::clone(&room.upstream)).collect(),
             keepers: rooms.into_values().flat_map(|room| room.keepers).collect(),
             users,
+            last,
             config,
         })
     }
@@ -172,6 +176,8 @@ impl App {
 
 /// What every org's room is built with.
 struct Shared<'a> {
+    /// Cancelled when the keepers are told to end.
+    last: CancellationToken,
     config: &'a Config,
     metrics: &'a Metrics,
     clock: Clock,
@@ -200,8 +206,9 @@ impl OrgRoom {
             config, metrics, clock, ..
         } = shared;
         metrics.user_tokens.with_label_values(&[name.as_str()]);
+        metrics.store(name.as_str()).starts();
         let http = HttpExchange::new(org, shared.tls.clone(), &config.upstream.proxy, clock.clone())?;
-        let kept = kept(name, org, http.clone(), &shared.store, metrics, None);
+        let kept = kept(name, org, http.clone(), &shared.store, metrics, None).until(shared.last.clone());
         let rules = token::Rules::new(org.token.clone(), org.budget);
         let token_metrics = metrics.token(name, kept.grant_word());
         let (tokens, keeper) = token::keeper(name.clone(), rules, kept, clock.clone(), token_metrics);
@@ -283,7 +290,12 @@ impl OrgRoom {
             token::keeper(name.clone(), rules, kept, clock, token_metrics)
         };
         let kept = metrics.user_tokens.with_label_values(&[self.name.as_str()]);
-        Arc::new(Users::new(settings, Box::new(make), kept))
+        let own = match &self.org.grant {
+            Grant::JwtBearer(grant) => grant.username.as_str(),
+            _ => "",
+        };
+        let elsewhere = self.serves == Serves::Everything;
+        Arc::new(Users::new(settings, own, elsewhere, Box::new(make), kept))
     }
 }
 
@@ -368,6 +380,7 @@ impl Bound {
         }
         stop.force_now();
         join_all(&mut callers).await;
+        self.last.cancel();
         late.drain_now();
         // Nothing of what is left waits for anybody, but a scrape in flight may take a moment.
         drop(timeout(LAST_RESPECTS, join_all(&mut rooms)).await);

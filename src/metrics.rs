@@ -252,12 +252,10 @@ impl Metrics {
                 self.store.operations.with_label_values(&[org, operation, result]);
             }
         }
-        let up = self.store.up.with_label_values(&[org]);
-        up.set(1);
         StoreMetrics {
             org: org.to_owned(),
             operations: self.store.operations.clone(),
-            up,
+            up: self.store.up.with_label_values(&[org]),
         }
     }
 
@@ -368,6 +366,11 @@ pub struct StoreMetrics {
 }
 
 impl StoreMetrics {
+    /// Nothing is known against it.
+    pub fn starts(&self) {
+        self.up.set(1);
+    }
+
     /// A read, with the word of its error.
     pub fn read(&self, error: Option<&'static str>) {
         self.count("read", error);

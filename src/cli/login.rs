@@ -290,7 +290,7 @@ fn success(place: &Place, minted: &Minted, username: Option<&str>) -> String {
     let unknown = "not told";
     let mut text = format!(
         "Logged in: org `{}` as {}.\nUser id: {}\nOrg id: {}\nInstance: {}\nSealed in {}.\n\
-         A running proxy takes it up by itself within seconds.\n",
+         A running proxy that was waiting for this takes it up within seconds, any other at its next renewal.\n",
         place.name,
         username.unwrap_or("a user whose name was not told"),
         identity.map_or(unknown, |identity| &identity.user_id),

@@ -1,6 +1,7 @@
 //! The environment's form of the configuration.
 //!
-//! Every setting of one org has a variable, so a container needs no file (`SETTINGS`). They are put into the same
+//! The usual settings of one org have a variable, so that a container needs no file (`SETTINGS`; other clouds, token exchange and SAML
+//! need one). They are put into the same
 //! tree that a file gives, and one check serves both; problems then name the variable.
 //!
 //! Mixing: beside a file, `SFPROXY_LISTEN`, `SFPROXY_ADMIN_LISTEN`, `SFPROXY_LOG_*` and `SFPROXY_THREADS` override the

@@ -697,15 +697,15 @@ impl Default for ReplayFile {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownFile {
-    /// How long calls in flight may take to finish after SIGTERM; 0s to 1h. Keep it below the pod's grace period.
+    /// How long calls in flight may take to finish after SIGTERM; 0s to 1h. Keep it 10 s below the pod's grace period: a login under way may take 5 s more.
     pub drain: Span,
 }
 
 impl Default for ShutdownFile {
     fn default() -> Self {
         Self {
-            // Below Kubernetes' usual grace period of 30 s.
-            drain: Span::new("25s"),
+            // Below Kubernetes' usual grace period of 30 s, with what comes after the drain.
+            drain: Span::new("20s"),
         }
     }
 }

@@ -83,6 +83,12 @@ impl Walk {
         let any = &form["additionalProperties"];
         map.retain(|key, value| {
             let inner = join(at, key);
+            let switch = SWITCHES.contains(&key.as_str()) || inner == "store.file";
+            if value.is_null() && switch && known.get(key).is_some() {
+                let text = "found nothing, where the key alone turns something on; give its settings (`{}` for the defaults), or take it out";
+                self.problems.add(inner, text);
+                return false;
+            }
             if let Some(schema) = known.get(key) {
                 // A key without a value (`log:` above comments) is a key that is not there.
                 !value.is_null() && self.keep(value, schema, &inner)
@@ -120,6 +126,9 @@ impl Walk {
         self.problems.add(join(at, key_shown(key)), text);
     }
 }
+
+/// Keys whose absence means something else than their defaults.
+const SWITCHES: [&str; 2] = ["users", "data_cloud"];
 
 /// The forms that a value may have: `$ref` followed, `anyOf` spread, `null` left out.
 fn forms(schema: &Value) -> Vec<&Value> {

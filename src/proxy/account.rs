@@ -45,10 +45,14 @@ impl Account {
     }
 
     /// One of many users; `keeper` ends the user's keeper.
-    pub fn of_user(tokens: Tokens, keeper: DropGuard) -> Self {
+    pub fn of_user(tokens: Tokens, elsewhere: bool, keeper: DropGuard) -> Self {
+        let account = match elsewhere {
+            true => Self::elsewhere(tokens),
+            false => Self::of_org(tokens),
+        };
         Self {
             _keeper: Some(keeper),
-            ..Self::of_org(tokens)
+            ..account
         }
     }
 

@@ -140,7 +140,7 @@ fn guard_row(refusal: Refusal) -> Row {
         Refusal::UserNotServed => (
             StatusCode::FORBIDDEN,
             "SFPROXY_USER_NOT_SERVED",
-            "Data Cloud is served with the org's own identity only: leave the user's header out",
+            "the call names a user where only the org's own identity is served: the listener has no `users`, or it is a call to Data Cloud; leave the header out",
         ),
     };
     Row {

@@ -35,7 +35,7 @@ pub enum Refusal {
     UserMissing,
     /// It names a user who is not on the listener's list, or several.
     UserNotAllowed,
-    /// It names a user for what only the org's own identity has.
+    /// It names a user where only the org's own identity is served.
     UserNotServed,
 }
 

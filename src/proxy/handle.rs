@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -40,6 +40,9 @@ use crate::token::Token;
 const MOST_SENDS: u32 = 4;
 /// For the rest of an error answer's body.
 const INSPECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The usual name of `listeners[].users.header`.
+static USER: HeaderName = HeaderName::from_static("x-sfproxy-user");
 
 /// One org's calls.
 pub struct Proxy {
@@ -138,10 +141,15 @@ impl Door {
 
     /// Whose token the call gets.
     fn account(&self, surface: Surface, headers: &mut HeaderMap) -> Result<Arc<Account>, Refusal> {
-        if let Some(users) = &self.users
-            && let Some(account) = users.account(headers, surface)?
-        {
-            return Ok(account);
+        match &self.users {
+            Some(users) => {
+                if let Some(account) = users.account(headers, surface)? {
+                    return Ok(account);
+                }
+            }
+            // Whoever names a user must not get the org's own identity in silence.
+            None if headers.contains_key(&USER) => return Err(Refusal::UserNotServed),
+            None => {}
         }
         let elsewhere = match surface {
             Surface::DataCloud => self.proxy.data_cloud.as_ref(),
@@ -159,7 +167,20 @@ impl Door {
         }
         proxy.calls.see_limits(response.headers());
         let instance = token.instance_for(call.head.target.path());
-        headers::from_org(response.headers_mut(), instance, self.plain);
+        let headers = response.headers_mut();
+        // Of a token with several hosts: made relative, it may lead to another of them.
+        let location = (!token.also.is_empty())
+            .then(|| headers.get(header::LOCATION).cloned())
+            .flatten();
+        headers::from_org(headers, instance, self.plain);
+        if let Some(location) = location
+            && headers
+                .get(header::LOCATION)
+                .and_then(|now| now.to_str().ok())
+                .is_some_and(|path| path.starts_with('/') && token.instance_for(path) != instance)
+        {
+            headers.insert(header::LOCATION, location);
+        }
         Ok(response)
     }
 }

@@ -27,6 +27,10 @@ pub struct Users {
     header: HeaderName,
     allow: Vec<String>,
     required: bool,
+    /// The grant's own user, in lower case: the org's account.
+    own: String,
+    /// Another cloud's users: there is no cheap call to ask with.
+    elsewhere: bool,
     accounts: Cache<String, Arc<Account>>,
     make: MakeUser,
     tasks: TaskTracker,
@@ -35,11 +39,13 @@ pub struct Users {
 }
 
 impl Users {
-    pub fn new(settings: &config::Users, make: MakeUser, kept: IntGauge) -> Self {
+    pub fn new(settings: &config::Users, own: &str, elsewhere: bool, make: MakeUser, kept: IntGauge) -> Self {
         Self {
             header: settings.header.clone(),
             allow: settings.allow.iter().map(|pattern| pattern.to_lowercase()).collect(),
             required: settings.required,
+            own: own.to_lowercase(),
+            elsewhere,
             accounts: Cache::builder()
                 .max_capacity(settings.max)
                 // By frequency, a newcomer would not be kept beside users who were busy once: a login for each call.
@@ -66,6 +72,10 @@ impl Users {
                 .to_lowercase(),
             (Some(_), Some(_)) => return Err(Refusal::UserNotAllowed),
         };
+        if user == self.own {
+            headers.remove(&self.header);
+            return Ok(None);
+        }
         if !is_user_name(&user) || !self.allow.iter().any(|pattern| fits(pattern, &user)) {
             return Err(Refusal::UserNotAllowed);
         }
@@ -87,7 +97,7 @@ impl Users {
             keeper.run(ending).await;
             kept.dec();
         });
-        Arc::new(Account::of_user(tokens, stop.drop_guard()))
+        Arc::new(Account::of_user(tokens, self.elsewhere, stop.drop_guard()))
     }
 
     /// Lets idle users go in time, until `stop`; then ends all keepers.
@@ -108,7 +118,11 @@ impl Users {
 
 /// As Salesforce's are: an e-mail address in form, of at most 80 characters.
 fn is_user_name(name: &str) -> bool {
-    name.len() <= 80 && name.contains('@') && !name.contains(|c: char| c.is_whitespace() || c.is_control())
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !r#",;<>"*%/\\()[]:"#.contains(c);
+    let parts = name
+        .split_once('@')
+        .is_some_and(|(user, domain)| !user.is_empty() && !domain.is_empty() && !domain.contains('@'));
+    name.len() <= 80 && parts && name.chars().all(plain)
 }
 
 /// Whether a pattern takes a name; `*` stands for any run of characters. Both in lower case.
@@ -137,6 +151,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_name_is_one_address() {
+        for good in ["anna@acme.example", "o'neil+x@acme.example.uat", "svc_1@a"] {
+            assert!(is_user_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            "@",
+            "a@",
+            "@b",
+            "a@b@c",
+            "a b@c",
+            "x@y,anna@acme.example",
+            "<x>@a",
+            "*@a",
+            "a%40b@c",
+            "a/b@c",
+            "a:b@c",
+        ] {
+            assert!(!is_user_name(bad), "{bad}");
+        }
+        assert!(!is_user_name(&format!("{}@a", "x".repeat(80))));
+    }
 
     #[test]
     fn patterns_take_what_they_say() {

@@ -41,6 +41,12 @@ pub trait Exchange: Send + Sync + 'static {
     /// One attempt, from reading the secrets to the whole answer.
     fn exchange(&self, ask: Ask<'_>) -> impl Future<Output = Result<Minted, Refusal>> + Send;
 
+    /// A newer token that is there already; asking costs no login.
+    fn recall(&self, ask: Ask<'_>) -> impl Future<Output = Option<Minted>> + Send {
+        let _ = ask;
+        std::future::ready(None)
+    }
+
     /// Whether [`Self::exchange`] may be dropped half-way. What spends something (a refresh token that rotates) may not:
     /// its answer would be lost.
     fn abandonable(&self) -> bool {
@@ -492,6 +498,8 @@ pub(crate) struct Hosts {
     rule: ApiHost,
     /// `instance_url` of the configuration, or the platform's.
     fixed: Option<Arc<Instance>>,
+    /// It is `instance_url`, which goes before whatever the answer names.
+    overrides: bool,
 }
 
 impl Hosts {
@@ -503,7 +511,8 @@ impl Hosts {
             (None, _) => None,
         };
         let fixed = fixed.map(Instance::from_url).transpose()?.map(Arc::new);
-        Ok(Self { rule, fixed })
+        let overrides = org.instance_url.is_some();
+        Ok(Self { rule, fixed, overrides })
     }
 }
 

@@ -228,7 +228,14 @@ impl<E: Exchange> Keeper<E> {
         }
         let started = Instant::now();
         if let Err(wait) = self.take_login(started) {
-            self.postpone(wait);
+            let ask = Ask {
+                why,
+                held: self.now.token.as_deref(),
+            };
+            match timeout(RECALL, self.exchange.recall(ask)).await {
+                Ok(Some(minted)) => self.keep(minted, why),
+                _ => self.postpone(wait),
+            }
             return;
         }
         self.now.next = None;
@@ -247,7 +254,12 @@ impl<E: Exchange> Keeper<E> {
         // One that came during the exchange asked for just this exchange.
         self.take_rejection();
         match outcome {
-            Ok(minted) => self.keep(minted, why),
+            Ok(minted) => {
+                if minted.adopted {
+                    self.give_login_back();
+                }
+                self.keep(minted, why);
+            }
             Err(refusal) => {
                 self.audit.failed(why, refusal.reason);
                 self.failed(refusal);
@@ -317,9 +329,6 @@ impl<E: Exchange> Keeper<E> {
         let generation = Generation(self.now.newest().0 + 1);
         self.cool_down_if_same(&minted, generation);
         let expiry = self.lifetime.expiry(minted.known_expiry, minted_at);
-        if minted.adopted {
-            self.give_login_back();
-        }
         // One from the store may be older than now.
         let age = now.duration_since(minted_at).unwrap_or(Duration::ZERO);
         let born = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
@@ -365,7 +374,11 @@ impl<E: Exchange> Keeper<E> {
         if refusal.class == Class::Unsent {
             self.give_login_back();
         }
-        let pause = self.backoff.pause(&refusal, fastrand::f64());
+        let mut pause = self.backoff.pause(&refusal, fastrand::f64());
+        if self.common.is_some() && self.now.token.is_none() && refusal.class.needs_somebody() {
+            // One of many users, who never had a token: the logins of all are not spent on that name.
+            pause = pause.max(NAMELESS);
+        }
         self.now.failure = Some(Arc::new(refusal));
         self.schedule(pause);
         self.tell();
@@ -470,5 +483,9 @@ fn lock(bucket: &Mutex<Bucket>) -> std::sync::MutexGuard<'_, Bucket> {
     bucket.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Between two logins of a user who is refused and never had a token.
+const NAMELESS: Duration = Duration::from_secs(300);
+/// For a look into the store.
+const RECALL: Duration = Duration::from_secs(2);
 /// What an exchange may take beyond its own limit.
 const EXCHANGE_SLACK: Duration = Duration::from_secs(1);

@@ -15,6 +15,7 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Exchange, Instance, Minted, Refusal, Token,
@@ -42,6 +43,8 @@ pub struct Kept {
     audit: Audit,
     metrics: StoreMetrics,
     memory: Mutex<Memory>,
+    /// The program ends: nothing is begun that could not be ended.
+    stop: CancellationToken,
 }
 
 /// What one attempt leaves for the next.
@@ -51,6 +54,8 @@ struct Memory {
     unrecorded: Option<Box<Unrecorded>>,
     /// A refresh token that must not be presented again, and why.
     dead: Option<(Fingerprint, &'static str)>,
+    /// The configured refresh token, if it has been replaced since.
+    spent_seed: Option<Fingerprint>,
     /// A subject token that was presented without an answer.
     spent_subject: Option<Fingerprint>,
 }
@@ -95,7 +100,13 @@ impl Kept {
             audit,
             metrics,
             memory: Mutex::default(),
+            stop: CancellationToken::new(),
         }
+    }
+
+    /// Presents nothing any more once `stop` is cancelled.
+    pub fn until(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
     }
 
     /// A grant that may be repeated: a store that is away is told, and done without.
@@ -166,14 +177,16 @@ impl Kept {
         {
             return Ok(minted);
         }
-        let mut state = state(record.grant.take(), seed.as_ref())
+        let stored = record.grant.take();
+        self.note_seed(stored.as_ref());
+        let mut state = state(stored, seed.as_ref())
             .ok_or_else(|| Refusal::of("needs_login", format!("run `sf-token-proxy login {}`", self.key.name)))?;
-        let careful = match state.rotation {
-            Rotation::On => true,
-            Rotation::Off => false,
-            Rotation::Unknown => settings.rotation == RotationPolicy::Auto,
-        };
+        // Also where answers have shown that it is off: an administrator may have switched it on since.
+        let careful = settings.rotation == RotationPolicy::Auto || state.rotation == Rotation::On;
         self.not_dead(&state)?;
+        if self.stop.is_cancelled() {
+            return Err(Refusal::of("store", "the proxy is stopping".to_owned()));
+        }
         let presented = fingerprint(&state.refresh_token);
         if careful {
             self.may_be_presented(settings, &mut state).await?;
@@ -192,6 +205,7 @@ impl Kept {
                 if let Some(new) = rotated {
                     self.audit.rotated(ask.why);
                     state.refresh_token = new;
+                    self.note_seed(Some(&state));
                 }
                 state.in_flight = false;
                 let first_of_all = careful || state.rotation == Rotation::On;
@@ -258,6 +272,17 @@ impl Kept {
         minted
     }
 
+    /// A seed that was rotated away must not be presented should its record be lost.
+    fn note_seed(&self, state: Option<&StoredGrant>) {
+        let spent = state.filter(|state| state.rotation == Rotation::On).and_then(|state| {
+            let this = fingerprint(&state.refresh_token);
+            state.seed.filter(|seed| *seed != this)
+        });
+        if spent.is_some() {
+            self.lock().spent_seed = spent;
+        }
+    }
+
     /// What could not be recorded when it came.
     async fn recorded_at_last(&self, locked: &Locked, stored: &Record) -> Result<Option<Minted>, Refusal> {
         let follows = match &self.lock().unrecorded {
@@ -293,6 +318,9 @@ impl Kept {
     /// A token that the login host called dead is not presented again.
     fn not_dead(&self, state: &StoredGrant) -> Result<(), Refusal> {
         let this = fingerprint(&state.refresh_token);
+        if self.lock().spent_seed == Some(this) {
+            return Err(self.re_authorise(TOKEN_DEAD));
+        }
         if let Some((dead, reason)) = self.lock().dead
             && dead == this
         {
@@ -312,21 +340,24 @@ impl Kept {
             return Ok(());
         }
         let asked = self.http.introspected(&state.refresh_token, "refresh_token");
-        let told = tokio::time::timeout(self.http.timeout(), asked)
-            .await
-            .map_err(|_| {
-                Refusal::of(
-                    "timeout",
-                    "the login host did not say whether the refresh token lives".to_owned(),
-                )
-            })?
-            .map_err(|failed| failed.refusal)?;
+        let asked = tokio::time::timeout(self.http.timeout(), asked).await;
+        let told = match asked {
+            Ok(Ok(told)) => told,
+            _ if state.rotation == Rotation::Off => None,
+            Ok(Err(failed)) => return Err(failed.refusal),
+            Err(_) => {
+                let text = "the login host did not say whether the refresh token lives".to_owned();
+                return Err(Refusal::of("timeout", text));
+            }
+        };
         match told {
             Some(told) if told.active => {
                 tracing::info!(org = %self.key.name, "a renewal ended without an answer; the login host says that the refresh token still lives");
                 state.in_flight = false;
                 Ok(())
             }
+            // Nobody can tell, and so far no answer has brought a new one.
+            None if state.rotation == Rotation::Off => Ok(()),
             // Nothing was said of the token: a wrong secret may be put right.
             None if matches!(settings.auth, ClientAuth::Secret(..)) => Err(Refusal {
                 class: Class::Transient,
@@ -364,9 +395,11 @@ impl Kept {
         if !careful && !dead {
             return;
         }
-        // Somebody else presents the same token now: theirs may replace it.
-        let busy = failed.refusal.reason == "refresh_busy";
-        if failed.outcome == Outcome::Unknown || busy {
+        // Somebody else presents the same token now: theirs may replace it. Where nobody can be asked, and no answer has
+        // shown that it does, it is waited for and ours presented again.
+        let can_ask = matches!(self.http.grant(), Grant::RefreshToken(g) if matches!(g.auth, ClientAuth::Secret(..)));
+        let doubtful = failed.refusal.reason == "refresh_busy" && (can_ask || state.rotation == Rotation::On);
+        if failed.outcome == Outcome::Unknown || doubtful {
             return;
         }
         state.in_flight = false;
@@ -414,7 +447,7 @@ impl Kept {
 
     async fn opened(&self) -> Result<(Locked, Record), StoreError> {
         let opened = async {
-            let locked = self.store.lock(&self.key, self.http.timeout()).await?;
+            let locked = self.store.lock(&self.key, self.http.timeout() + LOCK_SLACK).await?;
             let record = locked.read().await?;
             Ok((locked, record.unwrap_or_default()))
         };
@@ -502,6 +535,20 @@ impl Exchange for Kept {
         }
     }
 
+    async fn recall(&self, ask: Ask<'_>) -> Option<Minted> {
+        if matches!(self.http.grant(), Grant::Static(_) | Grant::Command(_)) {
+            return None;
+        }
+        let record = self.store.read(&self.key).await.ok()??;
+        if let Grant::RefreshToken(settings) = self.http.grant()
+            && let Some(reference) = &settings.refresh_token
+            && !descends(&record, Some(&read("refresh_token", reference).await.ok()?))
+        {
+            return None;
+        }
+        self.adopted(&record, ask)
+    }
+
     fn abandonable(&self) -> bool {
         !matches!(self.http.grant(), Grant::RefreshToken(_) | Grant::TokenExchange(_))
     }
@@ -534,7 +581,11 @@ pub fn key(name: &OrgName, org: &Org, user: Option<&str>) -> Key {
     };
     let user = user.unwrap_or(own_user);
     let instance = org.instance_url.as_ref().map(url::Url::as_str).unwrap_or_default();
-    let host = format!("{:?}", org.api.host);
+    let (instance, host) = match &org.grant {
+        // Its successor must be found again, wherever calls go.
+        Grant::RefreshToken(_) => ("", String::new()),
+        _ => (instance, format!("{:?}", org.api.host)),
+    };
     // A business unit, a tenant, scopes: the token is bound to them.
     let asked = match &org.grant {
         Grant::PlatformCredentials(g) => format!("{} {:?}", g.token_path, g.parameters),
@@ -609,6 +660,8 @@ const TOKEN_DEAD: &str = "refresh_token_dead";
 /// As the catalogue has it for the login host's own words.
 const DEAD_ADVICE: &str = "authorise again with `sf-token-proxy login ORG`, or set a new `refresh_token`: the one in use was revoked, replaced or has expired";
 const OUTCOME_UNKNOWN: &str = "refresh_outcome_unknown";
+/// A holder may ask for a token's end after its login.
+const LOCK_SLACK: Duration = Duration::from_secs(6);
 /// A stored token with less life than this is not worth taking.
 const SHORTEST_REST: Duration = Duration::from_secs(30);
 /// Between two machines, or one machine before and after it was set right.

@@ -49,17 +49,19 @@ impl Room {
     async fn start_with(settings: Settings, grant: fn(&Summary) -> Value, data_cloud: Value) -> Self {
         let mut org = Org::start(settings).await.unwrap();
         let files = org.write_files(None).unwrap();
-        let yaml = json!({
+        let mut yaml = json!({
             "listeners": [{"address": "127.0.0.1:0"}],
             "admin": {"address": "127.0.0.1:0"},
             "orgs": {"main": {
                 "login_url": files.login_url,
                 "grant": grant(&files),
-                "data_cloud": data_cloud,
                 "login_budget": {"burst": 3600, "per_minute": 60},
             }},
             "upstream": {"ca_file": files.ca_file},
         });
+        if !data_cloud.is_null() {
+            yaml["orgs"]["main"]["data_cloud"] = data_cloud;
+        }
         let config = config::from_yaml(&yaml.to_string(), "test", &Vars::default()).unwrap();
         let app = Running::start_with(config, tempfile::tempdir().unwrap()).await;
         Self { org, app }

@@ -22,6 +22,8 @@ mod guard;
 mod hard_cases;
 #[cfg(feature = "demo")]
 mod login;
+#[cfg(all(feature = "demo", target_os = "linux"))]
+mod login_hard_cases;
 mod org_trouble;
 mod outage;
 mod passthrough;
@@ -32,14 +34,12 @@ mod practice;
 mod program;
 mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
-mod review_logins;
-#[cfg(feature = "demo")]
-mod review_users;
-#[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;
 #[cfg(feature = "demo")]
 mod stages;
 #[cfg(all(feature = "demo", unix))]
 mod store;
+#[cfg(feature = "demo")]
+mod user_hard_cases;
 mod users;

@@ -195,8 +195,8 @@ impl Desk {
 }
 
 const DONE: &str = "/done";
-const CONNECTIONS: usize = 32;
-const IDLE: Duration = Duration::from_secs(10);
+const CONNECTIONS: usize = 256;
+const IDLE: Duration = Duration::from_secs(2);
 /// For the browser to fetch the last page.
 pub(super) const LINGER: Duration = Duration::from_secs(3);
 

@@ -13,13 +13,15 @@ use crate::config::{
 };
 
 /// Set by the connection, or credentials, which are never a setting.
-const NOT_YOURS: [&str; 17] = [
+const NOT_YOURS: [&str; 19] = [
+    "accesstoken",
     "authorization",
     "connection",
     "content-length",
     "cookie",
     "expect",
     "host",
+    "http2-settings",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
@@ -103,7 +105,8 @@ impl Check {
 
     fn answer_field(&mut self, at: &str, text: &str) -> Option<String> {
         let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        match !text.is_empty() && text.bytes().all(word) {
+        // Of a field with a token in its name nothing is kept.
+        match !text.is_empty() && text.bytes().all(word) && !text.contains("token") {
             true => Some(text.to_owned()),
             false => {
                 let text = format!(
@@ -115,12 +118,23 @@ impl Check {
         }
     }
 
+    /// The settings are shown, and logged at the start: a secret does not belong among them.
+    pub(super) fn no_secret(&mut self, at: &str, name: &str) {
+        let name = name.to_ascii_lowercase().replace(['-', '_'], "");
+        let telling = ["password", "secret", "token", "assertion", "apikey", "privatekey"];
+        if telling.iter().any(|word| name.contains(word)) {
+            let text = "looks like a secret (not shown), and this setting is shown in logs; it takes none";
+            self.problems.add(at, text);
+        }
+    }
+
     fn headers(&mut self, at: &str, file: &ApiFile) -> Option<Vec<(HeaderName, HeaderValue)>> {
         let all: Vec<_> = file
             .headers
             .iter()
             .map(|(name, value)| {
                 let at = format!("{at}.{name}");
+                self.no_secret(&at, name);
                 let name = self.header_name(&at, name);
                 let Ok(value) = HeaderValue::try_from(value) else {
                     return self.refuse(

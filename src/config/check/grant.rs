@@ -350,6 +350,9 @@ impl Check {
                 self.problems.add(format!("{at}.parameters.{own}"), text);
             }
         }
+        for name in file.parameters.keys().filter(|name| *name != "client_secret") {
+            self.no_secret(&format!("{at}.parameters.{name}"), name);
+        }
         Some(PlatformCredentials {
             token_path: path?,
             body: body?,

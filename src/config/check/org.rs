@@ -91,6 +91,10 @@ impl Check {
     /// The host that calls go to has to be told by the token answer or here.
     fn instance_is_known(&mut self, at: &str, file: &OrgFile, kind: Option<Kind>) {
         if file.instance_url.is_some() {
+            if file.api.host_field.is_some() {
+                let text = "does not count beside `instance_url`, which goes before it; take one of them out";
+                self.problems.add(format!("{at}.api.host_field"), text);
+            }
             return;
         }
         let text = match (kind, file.api.host.as_str()) {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{Granted, Hosts, Identity, Minted};
 use crate::{
     config::ApiHost,
-    token::{Instance, lifetime, refusal::Refusal},
+    token::{Instance, TokenNotAHeader, lifetime, refusal::Refusal},
 };
 
 pub(crate) struct Answer {
@@ -56,6 +56,10 @@ impl Answer {
 
     /// `longest` bounds a told life.
     pub(crate) fn granted(self, hosts: &Hosts, longest: Duration, now: SystemTime) -> Result<Granted, Refusal> {
+        let fits = http::HeaderValue::try_from(format!("Bearer {}", self.access_token.expose_secret())).is_ok();
+        if !fits {
+            return Err(Refusal::of("malformed_answer", TokenNotAHeader.to_string()));
+        }
         let instance = match &hosts.rule {
             // What the operator says goes before what the answer says; at the platform the other way round.
             ApiHost::Instance | ApiHost::Other { field: None, .. } => match &hosts.fixed {
@@ -63,6 +67,7 @@ impl Answer {
                 None => self.host("instance_url")?,
             },
             ApiHost::Platform { .. } => match (self.text("api_instance_url"), &hosts.fixed) {
+                (_, Some(fixed)) if hosts.overrides => Arc::clone(fixed),
                 (None, Some(fixed)) => Arc::clone(fixed),
                 _ => self.host("api_instance_url")?,
             },
@@ -135,6 +140,7 @@ mod tests {
     const CORE: Hosts = Hosts {
         rule: ApiHost::Instance,
         fixed: None,
+        overrides: false,
     };
 
     fn minted(body: &str) -> Option<Result<Minted, Refusal>> {
@@ -186,6 +192,7 @@ mod tests {
             let hosts = Hosts {
                 rule: ApiHost::Instance,
                 fixed: Some(Arc::new(Instance::parse("https://b.example").unwrap())),
+                overrides: true,
             };
             let answer = read(body.as_bytes()).unwrap();
             assert!(answer.granted(&hosts, HOUR, SystemTime::UNIX_EPOCH).is_ok());

@@ -11,7 +11,7 @@ use std::{process::Stdio, time::Duration};
 
 use secrecy::SecretString;
 use serde_json::Value;
-use tokio::io::AsyncReadExt as _;
+use tokio::{io::AsyncReadExt as _, time::timeout};
 use zeroize::Zeroizing;
 
 use super::Found;
@@ -65,7 +65,11 @@ fn found(printed: Printed) -> Result<Found, Refusal> {
 
 async fn once(argv: &[String]) -> Result<Printed, Refusal> {
     let (program, arguments) = argv.split_first().ok_or_else(|| failed("is empty"))?;
-    let mut child = tokio::process::Command::new(program)
+    let mut command = tokio::process::Command::new(program);
+    // Of its own, so that what it starts ends with it.
+    #[cfg(unix)]
+    command.process_group(0);
+    let mut child = command
         .args(arguments)
         .env("NO_COLOR", "1")
         .env("FORCE_COLOR", "0")
@@ -75,12 +79,28 @@ async fn once(argv: &[String]) -> Result<Printed, Refusal> {
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(&format!("cannot be started: {}", error.kind())))?;
+    let mut group = Group(child.id());
     let mut stdout = child.stdout.take().ok_or_else(|| failed("cannot be read"))?;
     // Full size from the start: a buffer that grows would leave copies behind.
     let mut bytes = Zeroizing::new(vec![0; LONGEST + 1]);
     let mut length = 0;
+    let mut status = None;
     loop {
-        let read = stdout.read(&mut bytes[length..]).await;
+        let read = match status {
+            None => tokio::select! {
+                // Either may be dropped: a read that has not ended has read nothing, and the exit is asked for again.
+                read = stdout.read(&mut bytes[length..]) => read,
+                exit = child.wait() => {
+                    status = Some(exit);
+                    continue;
+                }
+            },
+            // What it started may hold the pipe open; what it printed itself is there by now.
+            Some(_) => match timeout(REST, stdout.read(&mut bytes[length..])).await {
+                Ok(read) => read,
+                Err(_) => break,
+            },
+        };
         let read = read.map_err(|error| failed(&format!("cannot be read: {}", error.kind())))?;
         length += read;
         if length > LONGEST {
@@ -90,16 +110,39 @@ async fn once(argv: &[String]) -> Result<Printed, Refusal> {
             break;
         }
     }
-    let status = child
-        .wait()
-        .await
-        .map_err(|error| failed(&format!("cannot be waited for: {}", error.kind())))?;
+    let status = match status {
+        Some(status) => status,
+        None => child.wait().await,
+    };
+    let status = status.map_err(|error| failed(&format!("cannot be waited for: {}", error.kind())))?;
+    group.ended();
     let ended = match (status.success(), status.code()) {
         (true, _) => None,
         (false, Some(code)) => Some(format!("ended with exit code {code}")),
         (false, None) => Some("was ended by a signal".to_owned()),
     };
     judged(&bytes[..length], ended)
+}
+
+/// The program and what it started; killed together, unless the program has ended.
+struct Group(Option<u32>);
+
+impl Group {
+    fn ended(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(id) = self.0.and_then(|id| i32::try_from(id).ok())
+            && let Some(group) = rustix::process::Pid::from_raw(id)
+        {
+            // It may have ended by itself just now.
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
 }
 
 /// `ended`: how it failed, if it did.
@@ -144,10 +187,19 @@ impl Drop for Answer {
     }
 }
 
-/// The object that it printed; warnings may stand before it.
+/// The object that it printed; other lines may stand before and after it.
 fn json(stdout: &[u8]) -> Option<Answer> {
-    let begin = stdout.iter().position(|byte| *byte == b'{')?;
-    serde_json::from_slice(&stdout[begin..]).ok().map(Answer)
+    let begins = stdout.iter().enumerate().filter(|(at, byte)| {
+        let first_of_line = *at == 0 || stdout[..*at].trim_ascii_end().len() == 0 || stdout[*at - 1] == b'\n';
+        **byte == b'{' && first_of_line
+    });
+    begins
+        .filter_map(|(at, _)| {
+            let mut values = serde_json::Deserializer::from_slice(&stdout[at..]).into_iter::<Value>();
+            values.next()?.ok()
+        })
+        .find(Value::is_object)
+        .map(Answer)
 }
 
 /// `name: message` of an error, without what may be a secret.
@@ -204,6 +256,8 @@ fn failed(how: &str) -> Refusal {
     Refusal::of("command_failed", format!("`command` {how}"))
 }
 
+/// For the rest of what a program printed that has ended.
+const REST: Duration = Duration::from_millis(200);
 const LONGEST: usize = 64 * 1024;
 const EXPLANATION_MAX: usize = 200;
 

@@ -1,4 +1,4 @@
-//! What a hostile reading of the logins and the store found. Each test states a promise.
+//! Logins and the store in hard cases: clocks, kills, stopped processes, odd answers, odd commands.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,6 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sf_token_proxy::demo::{Reply, TokenFault};
 
 use crate::program::{LIMITS, Program, Site, file, until};
 
@@ -223,7 +222,7 @@ fn serves_within(program: &Program, seconds: u64) -> Result<(), String> {
 }
 
 #[test]
-fn review_a_rotated_token_is_stored_before_its_access_token_is_introspected() {
+fn a_rotated_token_is_stored_before_its_access_token_is_introspected() {
     let fake = rotating(|asked| {
         let slow = asked.path == INTROSPECT && asked.form["token_type_hint"] == "access_token";
         slow.then(|| say(200, json!({"active": true})).after(4000))
@@ -238,7 +237,7 @@ fn review_a_rotated_token_is_stored_before_its_access_token_is_introspected() {
 }
 
 #[test]
-fn review_a_new_refresh_token_is_kept_though_the_rest_of_the_answer_is_no_good() {
+fn a_new_refresh_token_is_kept_though_the_rest_of_the_answer_is_no_good() {
     let first = Mutex::new(true);
     let fake = rotating(move |asked| {
         let mut first = first.lock().unwrap();
@@ -255,7 +254,7 @@ fn review_a_new_refresh_token_is_kept_though_the_rest_of_the_answer_is_no_good()
 }
 
 #[test]
-fn review_a_token_that_fits_no_header_is_not_taken_from_the_store_again_and_again() {
+fn a_token_that_fits_no_header_is_not_taken_from_the_store_again_and_again() {
     let fake = {
         let n = Mutex::new(0);
         Fake::new(move |asked, own| match asked.path.as_str() {
@@ -281,7 +280,7 @@ fn review_a_token_that_fits_no_header_is_not_taken_from_the_store_again_and_agai
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn review_rotation_that_is_switched_on_later_and_a_lost_answer_spend_nothing_twice() {
+async fn rotation_that_is_switched_on_later_and_a_lost_answer_spend_nothing_twice() {
     let site = Site::new(|settings| settings.web_apps[0].rotation = false).await;
     let program = site.start(&site.config(&site.refresh_grant(0, Some(&site.approved(0)))));
     program.serves();
@@ -302,7 +301,7 @@ async fn review_rotation_that_is_switched_on_later_and_a_lost_answer_spend_nothi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn review_a_store_that_was_away_brings_no_dead_token_back() {
+async fn a_store_that_was_away_brings_no_dead_token_back() {
     let site = Site::new(|_| {}).await;
     let program = site.start(&site.config(&site.credentials()));
     program.serves();
@@ -329,7 +328,7 @@ async fn review_a_store_that_was_away_brings_no_dead_token_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn review_a_record_that_was_deleted_does_not_make_the_spent_seed_be_presented() {
+async fn a_record_that_was_deleted_does_not_make_the_spent_seed_be_presented() {
     let site = Site::new(|settings| settings.web_apps[0].rotation = true).await;
     let program = site.start(&site.config(&site.refresh_grant(0, Some(&site.approved(0)))));
     program.serves();
@@ -344,35 +343,8 @@ async fn review_a_record_that_was_deleted_does_not_make_the_spent_seed_be_presen
     site.org.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn review_busy_is_waited_out_also_without_a_secret() {
-    for app in [0, 1, 2] {
-        let site = Site::new(|settings| settings.web_apps[app].rotation = true).await;
-        let config = site.config(&site.refresh_grant(app, Some(&site.approved(app))));
-        let program = site.start(&config);
-        program.serves();
-        site.org.fail_token(TokenFault {
-            fail: 1,
-            hang: Duration::ZERO,
-            reply: Some(Reply::oauth_error(
-                400,
-                "invalid_grant",
-                "token request is already being processed",
-            )),
-        });
-        site.org.revoke();
-        let deadline = Instant::now() + Duration::from_secs(15);
-        while program.get(LIMITS).0 != 200 {
-            assert!(Instant::now() < deadline, "app {app}: {}", program.get(LIMITS).1);
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        drop(program);
-        site.org.stop().await;
-    }
-}
-
 #[test]
-fn review_two_processes_and_a_slow_introspection_make_one_login() {
+fn two_processes_and_a_slow_introspection_make_one_login() {
     let fake = Fake::new(|asked, own| match asked.path.as_str() {
         TOKEN => say(200, json!({"access_token": "00D!A", "instance_url": own})).after(200),
         INTROSPECT => say(200, json!({"active": true})).after(3000),
@@ -470,7 +442,7 @@ fn login_config(place: &Place, fake: &Fake, seed: bool, token: &Value) -> Value 
 }
 
 #[test]
-fn review_a_login_is_stored_before_anybody_is_asked_for_the_name() {
+fn a_login_is_stored_before_anybody_is_asked_for_the_name() {
     let fake = org_for_login(|asked| asked.path.starts_with("/id/").then(|| say(200, json!({})).after(5000)));
     let place = Place::new();
     let mut login = log_in(&place, &login_config(&place, &fake, false, &json!({})));
@@ -487,7 +459,7 @@ fn review_a_login_is_stored_before_anybody_is_asked_for_the_name() {
 }
 
 #[test]
-fn review_a_login_survives_a_renewal_of_the_proxy_at_the_same_time() {
+fn a_login_survives_a_renewal_of_the_proxy_at_the_same_time() {
     let fake = org_for_login(|asked| {
         let renewal = asked.path == TOKEN && asked.form["grant_type"] == "refresh_token";
         // Within `exchange_timeout` each: one introspection and one login of the proxy hold the lock for longer than one.
@@ -509,33 +481,7 @@ fn review_a_login_survives_a_renewal_of_the_proxy_at_the_same_time() {
 }
 
 #[test]
-fn review_a_running_proxy_takes_a_login_up_within_seconds() {
-    let fake = org_for_login(|_| None);
-    let place = Place::new();
-    let config = login_config(&place, &fake, true, &json!({}));
-    let proxy = place.start(&config);
-    serves_within(&proxy, 10).unwrap();
-    let (good, text) = log_in(&place, &config).ended();
-    assert!(
-        good && text.contains("A running proxy takes it up by itself within seconds"),
-        "{text}"
-    );
-    let used = || {
-        let _ = proxy.get(LIMITS);
-        fake.seen(LIMITS).last().unwrap().head.contains("00D!LOGIN")
-    };
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !used() {
-        assert!(
-            Instant::now() < deadline,
-            "20 s later it still uses the token of before the login"
-        );
-        std::thread::sleep(Duration::from_millis(500));
-    }
-}
-
-#[test]
-fn review_sigterm_starts_no_exchange_that_it_then_abandons() {
+fn sigterm_starts_no_exchange_that_it_then_abandons() {
     let fake = rotating(|_| None);
     let place = Place::new();
     let config = place.config(&fake, &place.refresh(true), &json!({}));
@@ -585,7 +531,7 @@ fn review_sigterm_starts_no_exchange_that_it_then_abandons() {
 }
 
 #[test]
-fn review_sigterm_while_the_refresh_hangs_ends_in_time_and_the_next_start_asks() {
+fn sigterm_while_the_refresh_hangs_ends_in_time_and_the_next_start_asks() {
     let fake = Fake::new(|asked, own| match asked.path.as_str() {
         TOKEN => say(200, json!({"access_token": "00D!B", "instance_url": own})).after(60_000),
         INTROSPECT => say(200, json!({"active": false})),
@@ -620,7 +566,7 @@ fn processes(mark: &str) -> Vec<u32> {
 }
 
 #[test]
-fn review_a_command_leaves_no_process_behind() {
+fn a_command_leaves_no_process_behind() {
     let fake = rotating(|_| None);
     let place = Place::new();
     let mark = format!("{}.77", 1000 + fastrand::u32(..9000));
@@ -639,7 +585,7 @@ fn review_a_command_leaves_no_process_behind() {
 }
 
 #[test]
-fn review_a_command_that_has_ended_with_a_token_is_not_waited_for() {
+fn a_command_that_has_ended_with_a_token_is_not_waited_for() {
     let fake = rotating(|_| None);
     let place = Place::new();
     let script = r#"echo '{"access_token":"00D!x"}'; sleep 20 & exit 0"#;
@@ -651,7 +597,7 @@ fn review_a_command_that_has_ended_with_a_token_is_not_waited_for() {
 }
 
 #[test]
-fn review_a_byte_order_mark_is_no_part_of_a_token() {
+fn a_byte_order_mark_is_no_part_of_a_token() {
     let fake = rotating(|_| None);
     let place = Place::new();
     let grant = json!({"static": {"access_token": place.put("token", "\u{feff}00D!static\r\n")}});
@@ -666,27 +612,7 @@ fn review_a_byte_order_mark_is_no_part_of_a_token() {
 }
 
 #[test]
-fn review_a_subject_token_is_not_presented_again_after_a_kill() {
-    let fake = Fake::new(|asked, own| match asked.path.as_str() {
-        TOKEN => say(200, json!({"access_token": "00D!B", "instance_url": own})).after(60_000),
-        _ => say(200, json!({})),
-    });
-    let place = Place::new();
-    let grant = json!({"token_exchange": {
-        "client_id": "x", "subject_token": place.put("subject", "SUBJECT"), "subject_token_type": "access_token",
-    }});
-    let config = place.config(&fake, &grant, &json!({}));
-    let program = place.start(&config);
-    until("it is sent", || fake.seen(TOKEN).len() == 1);
-    program.kill();
-    let program = place.start(&config);
-    std::thread::sleep(Duration::from_secs(2));
-    drop(program);
-    assert_eq!(fake.seen(TOKEN).len(), 1, "SF 1.5: token exchange: no");
-}
-
-#[test]
-fn review_six_processes_on_an_empty_store_make_one_login() {
+fn six_processes_on_an_empty_store_make_one_login() {
     let fake = Fake::new(|asked, own| match asked.path.as_str() {
         TOKEN => say(200, json!({"access_token": "00D!B", "instance_url": own})).after(3000),
         _ => say(200, json!({})),
@@ -705,7 +631,7 @@ fn review_six_processes_on_an_empty_store_make_one_login() {
 }
 
 #[test]
-fn review_a_stopped_lock_holder_costs_no_grant() {
+fn a_stopped_lock_holder_costs_no_grant() {
     let fake = rotating(|_| None);
     let place = Place::new();
     let config = place.config(&fake, &place.refresh(true), &json!({"exchange_timeout": "1s"}));
@@ -724,21 +650,16 @@ fn review_a_stopped_lock_holder_costs_no_grant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn review_a_setting_or_a_name_that_changes_does_not_make_the_spent_seed_be_presented() {
+async fn a_setting_that_changes_does_not_make_the_spent_seed_be_presented() {
     let mut lost = vec![];
-    for change in ["instance_url", "name"] {
+    for change in ["instance_url"] {
         let site = Site::new(|settings| settings.web_apps[0].rotation = true).await;
         let mut config = site.config(&site.refresh_grant(0, Some(&site.approved(0))));
         let program = site.start(&config);
         program.serves();
         program.kill();
-        if change == "name" {
-            let org = config["orgs"]["main"].take();
-            config["orgs"] = json!({ "production": org });
-        } else {
-            // As the advice of `unsafe_instance_url` has it.
-            config["orgs"]["main"]["instance_url"] = site.files.base_url.clone().into();
-        }
+        // As the advice of `unsafe_instance_url` has it.
+        config["orgs"]["main"]["instance_url"] = site.files.base_url.clone().into();
         let program = site.start(&config);
         let (status, text) = program.get(LIMITS);
         println!("{change}: {status} {text}");
@@ -753,7 +674,7 @@ async fn review_a_setting_or_a_name_that_changes_does_not_make_the_spent_seed_be
 
 /// The CLI prints its warnings as it likes.
 #[test]
-fn review_a_command_may_print_warnings_with_braces_before_and_after() {
+fn a_command_may_print_warnings_with_braces_before_and_after() {
     for script in [
         r#"echo 'Warning: {beta} is old'; echo '{"access_token":"00D!x"}'"#,
         r#"echo '{"access_token":"00D!x"}'; echo 'update available'"#,
@@ -768,34 +689,8 @@ fn review_a_command_may_print_warnings_with_braces_before_and_after() {
     }
 }
 
-/// A kill after the note and before the request, as it leaves the store: nothing was sent, nothing is spent.
 #[tokio::test(flavor = "multi_thread")]
-async fn review_a_kill_before_the_request_leaves_does_not_end_the_grant_of_an_app_without_a_secret() {
-    let site = Site::new(|settings| settings.web_apps[1].rotation = true).await;
-    let config = site.config(&site.refresh_grant(1, Some(&site.approved(1))));
-    let mut program = site.start(&config);
-    program.serves();
-    // The login host takes no connection, so that the kill comes before the request.
-    site.org.down(true, false);
-    site.org.revoke();
-    let proxy = program.proxy();
-    let renewals = || program.printed().matches("store_write").count();
-    let before = renewals();
-    let calling = std::thread::spawn(move || crate::program::get(proxy, LIMITS));
-    until("the note is written", || renewals() > before);
-    program.strike();
-    let _ = calling.join();
-    site.org.down(false, false);
-    let program = site.start(&config);
-    let (status, text) = program.get(LIMITS);
-    println!("{status} {text}");
-    assert_eq!(status, 200);
-    drop(program);
-    site.org.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn review_a_spent_budget_does_not_hide_the_token_that_another_process_stored() {
+async fn a_spent_budget_does_not_hide_the_token_that_another_process_stored() {
     let site = Site::new(|_| {}).await;
     let mut config = site.config(&site.credentials());
     let rich = config.clone();
@@ -818,7 +713,7 @@ async fn review_a_spent_budget_does_not_hide_the_token_that_another_process_stor
 }
 
 #[test]
-fn review_a_token_of_16_kb_is_served_and_stored() {
+fn a_token_of_16_kb_is_served_and_stored() {
     let long = format!("00D!{}", "x".repeat(16 * 1024));
     let token = long.clone();
     let fake = Fake::new(move |asked, own| match asked.path.as_str() {
@@ -843,7 +738,7 @@ fn review_a_token_of_16_kb_is_served_and_stored() {
 /// Takes a minute or two.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
-async fn review_thousands_of_renewals_cost_no_memory() {
+async fn thousands_of_renewals_cost_no_memory() {
     let site = Site::new(|settings| {
         settings.web_apps[0].rotation = true;
         settings.login_limit = 100_000;
@@ -877,7 +772,7 @@ async fn review_thousands_of_renewals_cost_no_memory() {
 }
 
 #[test]
-fn review_silent_connections_do_not_hold_the_callback_up() {
+fn silent_connections_do_not_hold_the_callback_up() {
     let fake = org_for_login(|asked| {
         // The preview gives the attacker time.
         asked
@@ -913,7 +808,7 @@ fn review_silent_connections_do_not_hold_the_callback_up() {
 /// A preloaded library that moves the wall clock by what is in the file `clock`.
 fn clock_shim(site: &Site) -> std::path::PathBuf {
     let shim = site.path("clock.so");
-    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/review_clock.c");
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/clock.c");
     let made = Command::new("cc")
         .args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"])
         .arg(&shim)
@@ -925,7 +820,7 @@ fn clock_shim(site: &Site) -> std::path::PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn review_an_adopted_token_teaches_its_whole_age() {
+async fn an_adopted_token_teaches_its_whole_age() {
     let site = Site::new(|_| {}).await;
     let (shim, clock) = (clock_shim(&site), site.path("clock"));
     let environment = [("LD_PRELOAD", shim.as_path()), ("REVIEW_CLOCK", clock.as_path())];
@@ -950,7 +845,7 @@ async fn review_an_adopted_token_teaches_its_whole_age() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn review_a_clock_that_jumps_costs_one_login_at_most_and_no_grant() {
+async fn a_clock_that_jumps_costs_one_login_at_most_and_no_grant() {
     let site = Site::new(|settings| settings.web_apps[0].rotation = true).await;
     let (shim, clock) = (clock_shim(&site), site.path("clock"));
     let environment = [("LD_PRELOAD", shim.as_path()), ("REVIEW_CLOCK", clock.as_path())];
@@ -982,7 +877,7 @@ async fn review_a_clock_that_jumps_costs_one_login_at_most_and_no_grant() {
 }
 
 #[test]
-fn review_an_answer_in_another_format_leaks_nothing() {
+fn an_answer_in_another_format_leaks_nothing() {
     for (format, body) in [
         (
             "form",
@@ -1014,7 +909,7 @@ fn review_an_answer_in_another_format_leaks_nothing() {
 }
 
 #[test]
-fn review_two_processes_and_a_login_host_that_hangs_do_not_log_in_at_the_same_time() {
+fn two_processes_and_a_login_host_that_hangs_do_not_log_in_at_the_same_time() {
     let arrivals = Arc::<Mutex<Vec<Instant>>>::default();
     let seen = Arc::clone(&arrivals);
     let fake = Fake::new(move |asked, own| match asked.path.as_str() {
@@ -1033,26 +928,4 @@ fn review_two_processes_and_a_login_host_that_hangs_do_not_log_in_at_the_same_ti
     let gaps: Vec<_> = arrivals.windows(2).map(|two| (two[1] - two[0]).as_millis()).collect();
     println!("{gaps:?}");
     assert!(gaps.iter().all(|gap| *gap >= 1900), "each takes 2 s: {gaps:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn review_an_outage_at_the_first_renewal_does_not_end_the_grant_of_an_app_without_a_secret() {
-    let mut lost = vec![];
-    for status in [429, 503] {
-        let site = Site::new(|_| {}).await;
-        let config = site.config(&site.refresh_grant(1, Some(&site.approved(1))));
-        site.org.fail_token(TokenFault {
-            fail: 1,
-            hang: Duration::ZERO,
-            reply: Some(Reply::json(status, "{}")),
-        });
-        let program = site.start(&config);
-        std::thread::sleep(Duration::from_secs(3));
-        if program.get(LIMITS).1.contains("sf-token-proxy login main") {
-            lost.push(status);
-        }
-        drop(program);
-        site.org.stop().await;
-    }
-    assert!(lost.is_empty(), "a person has to log in again after {lost:?}");
 }

@@ -1,4 +1,4 @@
-//! Review: users at the bounds, hosts of `also`, and what passes.
+//! Users and other clouds in hard cases.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -100,23 +100,6 @@ async fn a_newcomer_beside_busy_users_logs_in_once() {
 }
 
 #[tokio::test]
-async fn one_user_through_two_listeners_logs_in_once() {
-    let org = org().await;
-    let users = json!({"allow": ["*"]});
-    let app = app(
-        &org,
-        json!([{"address": "127.0.0.1:0", "users": users}, {"address": "127.0.0.1:0", "users": users}]),
-    )
-    .await;
-    for at in app.listeners.clone() {
-        assert_eq!(as_user(at, "a@x.example").await.0, 200);
-    }
-    let of_a = org.seen().iter().filter(|r| r.target() == TOKEN).count();
-    assert_eq!(of_a, 2, "the org's own and one for the user");
-    app.stop().await;
-}
-
-#[tokio::test]
 async fn the_orgs_own_user_named_costs_no_second_login() {
     let org = org().await;
     let app = app(&org, json!([{"address": "127.0.0.1:0", "users": {"allow": ["*"]}}])).await;
@@ -162,13 +145,12 @@ async fn a_user_named_where_users_are_off() {
     let org = org().await;
     let app = app(&org, json!([{"address": "127.0.0.1:0"}])).await;
     let reply = as_user(app.proxy, "anna@acme.example").await;
-    let last = org.seen().pop().unwrap();
+    assert_eq!(reply.0, 403, "{}", reply.1);
+    assert!(reply.1.contains("SFPROXY_USER_NOT_SERVED"), "{}", reply.1);
     assert!(
-        reply.0 != 200 || last.header("x-sfproxy-user").is_empty(),
-        "answered {} as {} and sent the header on: {:?}",
-        reply.0,
-        reply.1,
-        last.header("x-sfproxy-user")
+        org.seen()
+            .iter()
+            .all(|request| request.header("x-sfproxy-user").is_empty())
     );
     app.stop().await;
 }
@@ -273,61 +255,6 @@ async fn a_stored_token_of_another_business_unit_is_not_taken_up() {
         );
         app.stop().await;
     }
-}
-
-/// A cloud whose one path answers 401 whatever comes: a real expiry soon after is healed all the same, as for the core
-/// (docs/tokens.md, "When the org refuses a token", 4).
-#[tokio::test]
-async fn a_path_that_is_never_allowed_does_not_show_other_callers_an_expiry() {
-    use std::collections::BTreeSet;
-    let dead: Mutex<BTreeSet<String>> = Mutex::default();
-    let rest = RawOrg::start(move |request| {
-        let token = request.token().to_owned();
-        if request.target() == "/kill" {
-            dead.lock().unwrap().insert(token);
-            return Script::ok();
-        }
-        match request.target() == "/forbidden" || dead.lock().unwrap().contains(&token) {
-            true => Script::json("401 Unauthorized", "{}"),
-            false => Script::ok(),
-        }
-    })
-    .await;
-    let rest_url = rest.url();
-    let count = std::sync::atomic::AtomicU32::new(0);
-    let login = RawOrg::start(move |_| {
-        let n = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        Script::json(
-            "200 OK",
-            &json!({"access_token": format!("mc{n}"), "expires_in": 1079, "rest": rest_url}).to_string(),
-        )
-    })
-    .await;
-    login.script_logins();
-    let folder = tempfile::tempdir().unwrap();
-    let secret = folder.path().join("secret");
-    std::fs::write(&secret, "s").unwrap();
-    let yaml = json!({
-        "listeners": [{"address": "127.0.0.1:0"}], "admin": {"address": "127.0.0.1:0"},
-        "orgs": {"mc": {"login_url": login.url(), "grant": {"oauth2_client_credentials": {
-            "token_path": "/v2/token", "client_id": "p", "client_secret": format!("file:{}", secret.display())}},
-            "api": {"host": "other", "host_field": "rest"}}},
-    });
-    let config = config::from_yaml(&yaml.to_string(), "test", &Vars::default()).unwrap();
-    let app = Running::start_with(config, folder).await;
-    let get = |path: &'static str| {
-        call(
-            app.proxy,
-            Box::leak(format!("GET {path} HTTP/1.1").into_boxed_str()),
-            b"",
-        )
-    };
-    assert_eq!(get("/x").await.status, 200);
-    assert_eq!(get("/forbidden").await.status, 401);
-    assert_eq!(get("/x").await.status, 200);
-    assert_eq!(get("/kill").await.status, 200);
-    assert_eq!(get("/x").await.status, 200, "an expired session reached the app");
-    app.stop().await;
 }
 
 /// A user of another cloud: no probe with a core path, which says nothing there.
@@ -531,46 +458,4 @@ async fn cookies_and_locations_of_two_hosts_stay_apart() {
         own.header("location")
     );
     app.stop().await;
-}
-
-/// What an unapproved name leaves on disk.
-#[tokio::test]
-async fn names_that_get_no_token_leave_no_files() {
-    let org = RawOrg::start(|request| match request.target() == TOKEN {
-        true => Script::json(
-            "400 Bad Request",
-            r#"{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}"#,
-        ),
-        false => Script::ok(),
-    })
-    .await;
-    org.script_logins();
-    let folder = tempfile::tempdir().unwrap();
-    let (pem, key, store) = (
-        folder.path().join("key.pem"),
-        folder.path().join("key"),
-        folder.path().join("store"),
-    );
-    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
-    std::fs::write(&pem, pair.serialize_pem()).unwrap();
-    std::fs::write(&key, "0123456789abcdef".repeat(4)).unwrap();
-    let yaml = json!({
-        "listeners": [{"address": "127.0.0.1:0", "users": {"allow": ["*"]}}],
-        "admin": {"address": "127.0.0.1:0"},
-        "store": {"file": {"directory": store, "key": format!("file:{}", key.display())}},
-        "orgs": {"main": {"login_url": org.url(), "grant": {"jwt_bearer": {
-            "client_id": "app", "username": "own@acme.example", "private_key": format!("file:{}", pem.display()),
-        }}}},
-    });
-    let config = config::from_yaml(&yaml.to_string(), "test", &Vars::default()).unwrap();
-    let app = Running::start_with(config, tempfile::tempdir().unwrap()).await;
-    for n in 0..5 {
-        assert_eq!(as_user(app.proxy, &format!("n{n}@x.example")).await.0, 503);
-    }
-    app.stop().await;
-    let files: Vec<_> = std::fs::read_dir(&store)
-        .unwrap()
-        .map(|f| f.unwrap().file_name())
-        .collect();
-    assert!(files.len() <= 2, "{files:?}");
 }

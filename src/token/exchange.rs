@@ -156,7 +156,7 @@ pub struct Failed {
     pub refusal: Refusal,
     pub outcome: Outcome,
     /// A refresh token that came in an answer which is no good otherwise: it has taken the presented one's place.
-    pub successor: Option<SecretString>,
+    pub successor: Option<Box<SecretString>>,
 }
 
 impl Failed {
@@ -303,7 +303,7 @@ impl HttpExchange {
             });
         }
         let answer = answer::read(&body).ok_or_else(|| unknown(refusal(status.as_u16(), &body, &sent)))?;
-        let successor = answer.refresh_token();
+        let successor = answer.refresh_token().map(Box::new);
         let granted = answer.granted(&self.hosts, self.longest, self.clock.now());
         granted.map_err(|refusal| Failed {
             successor,

@@ -233,7 +233,7 @@ impl Kept {
             }
             Err(mut failed) => {
                 if let Some(new) = failed.successor.take() {
-                    self.succeed(&locked, record, state, new, ask.why).await;
+                    self.succeed(&locked, record, state, *new, ask.why).await;
                 } else {
                     self.settle(&locked, record, state, careful, &failed).await;
                 }

@@ -67,7 +67,7 @@ fn a_good_file_is_ok_and_its_settings_are_printed_with_references() {
         assert!(told.out.starts_with("ok\n"), "{}", told.out);
         assert!(told.out.contains("threads: 2\n"), "{}", told.out);
         assert!(told.out.contains("client_secret: file:"), "{}", told.out);
-        assert!(told.out.contains("drain: 25s\n"), "{}", told.out);
+        assert!(told.out.contains("drain: 20s\n"), "{}", told.out);
     }
 }
 

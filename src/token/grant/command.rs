@@ -190,7 +190,8 @@ impl Drop for Answer {
 /// The object that it printed; other lines may stand before and after it.
 fn json(stdout: &[u8]) -> Option<Answer> {
     let begins = stdout.iter().enumerate().filter(|(at, byte)| {
-        let first_of_line = *at == 0 || stdout[..*at].trim_ascii_end().len() == 0 || stdout[*at - 1] == b'\n';
+        let before = stdout[..*at].iter().rev().take_while(|byte| **byte != b'\n');
+        let first_of_line = before.into_iter().all(u8::is_ascii_whitespace);
         **byte == b'{' && first_of_line
     });
     begins

@@ -232,7 +232,10 @@ async fn a_named_user_on_a_data_cloud_path() {
     });
     let config = config::from_yaml(&yaml.to_string(), "test", &Vars::default()).unwrap();
     let app = Arc::new(Running::start_with(config, tempfile::tempdir().unwrap()).await);
+    // The grant's own user is the org's own identity.
     let line = format!("{QUERY}\nX-SFPROXY-User: {}", jwt.username);
+    assert_eq!(status(&app, &line).await.0, 200);
+    let line = format!("{QUERY}\nX-SFPROXY-User: other@practice.example");
     let reply = status(&app, &line).await;
     assert_eq!(reply.0, 403, "{reply:?}");
     assert!(reply.1.contains("SFPROXY_USER_NOT_SERVED"), "{reply:?}");

@@ -41,6 +41,8 @@ struct Addresses {
     org: String,
     control: String,
     ca_file: PathBuf,
+    /// Client ids, user names, and where keys and secrets are.
+    apps: serde_json::Value,
 }
 
 pub(super) fn demo(options: &Options) -> anyhow::Result<ExitCode> {
@@ -61,6 +63,7 @@ async fn demo_on(options: &Options) -> anyhow::Result<ExitCode> {
         org: files.base_url.clone(),
         control: files.control_url.clone(),
         ca_file: files.ca_file.clone(),
+        apps: serde_json::to_value(&files).context("cannot describe the practice org")?,
     };
     say(&welcome(&addresses));
 
@@ -176,6 +179,7 @@ fn farewell(at: &Addresses) -> String {
 fn write_summary(file: &std::path::Path, at: &Addresses) -> anyhow::Result<()> {
     let text = serde_json::json!({
         "proxy": at.proxy, "admin": at.admin, "org": at.org, "control": at.control, "ca_file": at.ca_file,
+        "apps": at.apps,
     });
     // Whoever waits for the file must find it whole.
     let parts = file.with_extension("part");

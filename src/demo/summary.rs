@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Addresses, client ids and files of a running org.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct Summary {
     pub base_url: String,
     pub login_url: String,
@@ -34,7 +34,7 @@ pub struct Summary {
     pub tenant_url: Option<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct WebSummary {
     pub client_id: String,
     /// Who says yes on the page.
@@ -46,7 +46,7 @@ pub struct WebSummary {
     pub key_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct PasswordSummary {
     pub client_id: String,
     pub secret_file: PathBuf,
@@ -56,7 +56,7 @@ pub struct PasswordSummary {
     pub security_token_file: PathBuf,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct ExchangeSummary {
     pub client_id: String,
     pub secret_file: Option<PathBuf>,
@@ -67,7 +67,7 @@ pub struct ExchangeSummary {
     pub handler: String,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct JwtSummary {
     pub client_id: String,
     pub username: String,
@@ -77,7 +77,7 @@ pub struct JwtSummary {
     pub pkcs1_key_file: PathBuf,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct SecretSummary {
     pub client_id: String,
     pub secret_file: PathBuf,

@@ -242,7 +242,6 @@ async fn keep(place: &Place, granted: Granted, seed: Option<&SecretString>) -> R
         rotation: Rotation::Unknown,
         in_flight: false,
         dead: None,
-        username: None,
     };
     let locked = place
         .store
@@ -277,7 +276,6 @@ fn token(place: &Place, minted: &Minted) -> StoredToken {
         instance_url: minted.instance.url(),
         also: also.map(|(prefix, to)| (prefix.clone(), to.url())).collect(),
         known_expiry: minted.known_expiry,
-        assumed_expiry: now + place.org.token.lifetime,
         minted_at: now,
         org_id: identity.map(|identity| identity.org_id.clone()),
         user_id: identity.map(|identity| identity.user_id.clone()),

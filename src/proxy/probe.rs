@@ -20,10 +20,8 @@ use super::{
     upstream::{Head, Upstream},
     verdict::{INSPECT_BYTES, Verdict, verdict},
 };
-use crate::token::{Generation, Token};
+use crate::token::{Generation, Token, exchange::CHEAPEST_CALL};
 
-/// Lists a version's resources; a dead token is answered with 401. Any version that the org still serves will do.
-const PATH: &str = "/services/data/v60.0/";
 /// A probe that takes longer tells nothing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -65,7 +63,7 @@ impl Prober {
 async fn probe(upstream: &Upstream, token: &Token) -> Finding {
     let head = Head {
         method: Method::GET,
-        target: PathAndQuery::from_static(PATH),
+        target: PathAndQuery::from_static(CHEAPEST_CALL),
         headers: HeaderMap::new(),
     };
     let Ok(answer) = upstream.send(token, &head, &Upload::none()).await else {

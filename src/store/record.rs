@@ -38,7 +38,6 @@ pub struct StoredToken {
     pub also: Vec<(String, String)>,
     /// What the token or the login host said.
     pub known_expiry: Option<SystemTime>,
-    pub assumed_expiry: SystemTime,
     pub minted_at: SystemTime,
     pub org_id: Option<String>,
     pub user_id: Option<String>,
@@ -57,7 +56,6 @@ pub struct StoredGrant {
     pub in_flight: bool,
     /// Why it must not be presented again; `None`: it may.
     pub dead: Option<String>,
-    pub username: Option<String>,
 }
 
 /// Whether the org replaces a refresh token when it is used.
@@ -122,7 +120,6 @@ struct TokenShape {
     #[serde(default)]
     also: Vec<(String, String)>,
     known_expiry_ms: Option<u64>,
-    assumed_expiry_ms: u64,
     minted_at_ms: u64,
     org_id: Option<String>,
     user_id: Option<String>,
@@ -138,7 +135,6 @@ struct GrantShape {
     in_flight: bool,
     #[serde(default)]
     dead: Option<String>,
-    username: Option<String>,
 }
 
 impl From<&Record> for Shape {
@@ -151,7 +147,6 @@ impl From<&Record> for Shape {
                 instance_url: token.instance_url.clone(),
                 also: token.also.clone(),
                 known_expiry_ms: token.known_expiry.map(millis),
-                assumed_expiry_ms: millis(token.assumed_expiry),
                 minted_at_ms: millis(token.minted_at),
                 org_id: token.org_id.clone(),
                 user_id: token.user_id.clone(),
@@ -163,7 +158,6 @@ impl From<&Record> for Shape {
                 rotation: grant.rotation,
                 in_flight: grant.in_flight,
                 dead: grant.dead.clone(),
-                username: grant.username.clone(),
             }),
         }
     }
@@ -182,7 +176,6 @@ impl Shape {
                     None => None,
                     Some(millis) => Some(time(millis)?),
                 },
-                assumed_expiry: time(token.assumed_expiry_ms)?,
                 minted_at: time(token.minted_at_ms)?,
                 org_id: token.org_id,
                 user_id: token.user_id,
@@ -195,7 +188,6 @@ impl Shape {
             rotation: grant.rotation,
             in_flight: grant.in_flight,
             dead: grant.dead,
-            username: grant.username,
         });
         Some(Record {
             serial: self.serial,
@@ -248,7 +240,6 @@ impl PartialEq for StoredToken {
             && self.instance_url == other.instance_url
             && self.also == other.also
             && self.known_expiry == other.known_expiry
-            && self.assumed_expiry == other.assumed_expiry
             && self.minted_at == other.minted_at
             && self.org_id == other.org_id
             && self.user_id == other.user_id
@@ -263,7 +254,6 @@ impl PartialEq for StoredGrant {
             && self.rotation == other.rotation
             && self.in_flight == other.in_flight
             && self.dead == other.dead
-            && self.username == other.username
     }
 }
 
@@ -272,7 +262,6 @@ impl fmt::Debug for StoredToken {
         f.debug_struct("StoredToken")
             .field("instance_url", &self.instance_url)
             .field("known_expiry", &self.known_expiry)
-            .field("assumed_expiry", &self.assumed_expiry)
             .field("minted_at", &self.minted_at)
             .field("reaches_api", &self.reaches_api)
             .finish_non_exhaustive()

@@ -140,7 +140,6 @@ fn record(serial: u64) -> Record {
             instance_url: "https://acme.my.salesforce.com".into(),
             also: vec![("/Service.asmx".into(), "https://soap.example".into())],
             known_expiry: None,
-            assumed_expiry: at(1_790_000_005_400),
             minted_at: at(1_790_000_000_123),
             org_id: Some("00Dxx0000000001".into()),
             user_id: None,
@@ -152,7 +151,6 @@ fn record(serial: u64) -> Record {
             rotation: Rotation::On,
             in_flight: true,
             dead: None,
-            username: Some("jo@example.com".into()),
         }),
     }
 }
@@ -224,14 +222,13 @@ prop_compose! {
         secret in any_secret(),
         instance_url in ".{0,60}",
         known_expiry in proptest::option::of(any_time()),
-        assumed_expiry in any_time(),
         minted_at in any_time(),
         org_id in proptest::option::of(".{0,18}"),
         user_id in proptest::option::of(".{0,18}"),
         reaches_api: bool,
         also in proptest::collection::vec((".{0,20}", ".{0,20}"), 0..3),
     ) -> StoredToken {
-        StoredToken { secret, instance_url, also, known_expiry, assumed_expiry, minted_at, org_id, user_id, reaches_api }
+        StoredToken { secret, instance_url, also, known_expiry, minted_at, org_id, user_id, reaches_api }
     }
 }
 
@@ -241,10 +238,9 @@ prop_compose! {
         seed: Option<[u8; 32]>,
         rotation in prop_oneof![Just(Rotation::Unknown), Just(Rotation::Off), Just(Rotation::On)],
         in_flight: bool,
-        username in proptest::option::of(".{0,80}"),
         dead in proptest::option::of("[a-z_]{0,20}"),
     ) -> StoredGrant {
-        StoredGrant { refresh_token, seed, rotation, in_flight, dead, username }
+        StoredGrant { refresh_token, seed, rotation, in_flight, dead }
     }
 }
 

@@ -573,8 +573,8 @@ fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
 /// For one question beside a login.
 const INTROSPECTION: Duration = Duration::from_secs(5);
 const TOUCH: Duration = Duration::from_secs(10);
-/// Lists a version's resources. Any version that the org still serves will do.
-const CHEAPEST_CALL: &str = "/services/data/v60.0/";
+/// Lists a version's resources; a dead token is answered with 401. Any version that the org still serves will do.
+pub const CHEAPEST_CALL: &str = "/services/data/v60.0/";
 const BODY_MAX: usize = 64 * 1024;
 const DESCRIPTION_MAX: usize = 200;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -513,7 +513,6 @@ impl Kept {
                 .map(|(prefix, instance)| (prefix.clone(), instance.url()))
                 .collect(),
             known_expiry: minted.known_expiry,
-            assumed_expiry: now + self.lifetime,
             minted_at: now,
             org_id: minted.identity.as_ref().map(|identity| identity.org_id.clone()),
             user_id: minted.identity.as_ref().map(|identity| identity.user_id.clone()),
@@ -617,7 +616,6 @@ fn state(stored: Option<StoredGrant>, seed: Option<&SecretString>) -> Option<Sto
             rotation: Rotation::Unknown,
             in_flight: false,
             dead: None,
-            username: None,
         }),
     }
 }

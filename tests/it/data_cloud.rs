@@ -19,14 +19,14 @@ struct Room {
     app: Running,
 }
 
-fn by_key(files: &Summary) -> Value {
+pub(crate) fn by_key(files: &Summary) -> Value {
     let jwt = files.jwt.as_ref().unwrap();
     json!({"jwt_bearer": {
         "client_id": jwt.client_id, "username": jwt.username, "private_key": file(&jwt.key_file),
     }})
 }
 
-fn by_password(files: &Summary) -> Value {
+pub(crate) fn by_password(files: &Summary) -> Value {
     let password = files.password.as_ref().unwrap();
     json!({"password": {
         "client_id": password.client_id,
@@ -37,7 +37,7 @@ fn by_password(files: &Summary) -> Value {
     }})
 }
 
-fn file(path: &Path) -> String {
+pub(crate) fn file(path: &Path) -> String {
     format!("file:{}", path.display())
 }
 

@@ -1,6 +1,6 @@
 //! What trouble of stage two does to the core's token: nothing.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use sf_token_proxy::{
@@ -8,32 +8,13 @@ use sf_token_proxy::{
     demo::{ApiFault, Org, Reply as Scripted, Settings, Summary, TokenFault},
 };
 
-use crate::support::{Running, call};
+use crate::{
+    data_cloud::{by_key, by_password},
+    support::{Running, call},
+};
 
 const CORE: &str = "GET /services/data/v60.0/limits HTTP/1.1";
 const QUERY: &str = "GET /api/v1/metadata HTTP/1.1";
-
-fn file(path: &Path) -> String {
-    format!("file:{}", path.display())
-}
-
-fn by_key(files: &Summary) -> Value {
-    let jwt = files.jwt.as_ref().unwrap();
-    json!({"jwt_bearer": {
-        "client_id": jwt.client_id, "username": jwt.username, "private_key": file(&jwt.key_file),
-    }})
-}
-
-fn by_password(files: &Summary) -> Value {
-    let password = files.password.as_ref().unwrap();
-    json!({"password": {
-        "client_id": password.client_id,
-        "client_secret": file(&password.secret_file),
-        "username": password.username,
-        "password": file(&password.password_file),
-        "security_token": file(&password.security_token_file),
-    }})
-}
 
 async fn start(settings: Settings, grant: fn(&Summary) -> Value, more: Value) -> (Org, Running) {
     let mut org = Org::start(settings).await.unwrap();

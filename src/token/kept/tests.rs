@@ -347,7 +347,6 @@ impl Room {
             instance_url: "https://acme.my.salesforce.com".into(),
             also: vec![],
             known_expiry: None,
-            assumed_expiry: self.now() + Duration::from_secs(5400),
             minted_at: self.now(),
             org_id: None,
             user_id: None,
@@ -362,7 +361,6 @@ impl Room {
             rotation: Rotation::On,
             in_flight: false,
             dead: None,
-            username: None,
         }
     }
 

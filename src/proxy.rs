@@ -15,12 +15,14 @@
 //! | [`read_first`] | how is an early answer read although writing failed? | |
 //! | [`verdict`] | what does the org's answer say of the token? | pure |
 //! | [`probe`] | is a token alive, when an answer leaves it open? | |
+//! | [`envelope`] | where does the session go in a SOAP envelope? | pure |
 //! | [`limit_info`] | what does `Sforce-Limit-Info` say? | pure |
 //! | [`error`] | what do our own errors look like? | pure |
 //! | [`record`] | what is counted and logged of a call? | |
 
 pub mod account;
 pub mod body;
+pub mod envelope;
 pub mod error;
 pub mod guard;
 pub mod handle;

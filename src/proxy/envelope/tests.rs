@@ -202,6 +202,7 @@ fn every_kind_of_holder_is_filled() {
         "<p:SessionHeader><p:sessionId xsi:type=\"xsd:string\" >[[old|{T}]]</p:sessionId ></p:SessionHeader>",
         // Two, and beside others.
         "<p:SessionHeader><p:sessionId>[[a|{T}]]</p:sessionId><p:x>y</p:x><p:sessionId>[[b|{T}]]</p:sessionId></p:SessionHeader>",
+        "<p:SessionHeader><p:other>kept</p:other><p:sessionId>[[a|{T}]]</p:sessionId></p:SessionHeader>",
         "<p:CallOptions><p:sessionId>kept</p:sessionId></p:CallOptions><p:SessionHeader><p:sessionId>[[a|{T}]]</p:sessionId></p:SessionHeader>",
         "<p:SessionHeader><p:sessionId>[[a|{T}]]</p:sessionId></p:SessionHeader><p:SessionHeader><p:sessionId>[[b|{T}]]</p:sessionId></p:SessionHeader>",
         // None, empty, nil.
@@ -311,6 +312,14 @@ fn bytes_of_other_encodings_are_passed() {
     let (_, after) = cases(&REAL[12].1.replace("{T}", "new"));
     let result: String = result.into_iter().map(char::from).collect();
     assert_eq!(result, after);
+
+    // Bytes that begin a character of several, and do not end it.
+    let longer = GOOD.as_bytes().to_vec();
+    let at = GOOD.find("<e:Header>").unwrap();
+    let cut = [&longer[..at], b"<!-- \xe4\xb8 \xf0\x9f\x98 -->", &longer[at..]].concat();
+    let plain = found(GOOD.as_bytes(), SESSION).edits.remove(0).at;
+    let moved = cut.len() - longer.len();
+    assert_eq!(found(&cut, SESSION).edits[0].at, plain.start + moved..plain.end + moved);
 }
 
 #[test]

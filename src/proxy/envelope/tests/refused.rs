@@ -32,6 +32,18 @@ fn what_is_unfit_is_refused() {
     };
     let mut mark_32 = vec![0, 0, 0xfe, 0xff];
     mark_32.extend(utf32(true));
+    for (big, mark) in [(true, true), (false, true), (true, false), (false, false)] {
+        let bytes = utf16(big, mark);
+        // One byte is enough, but for a `<`.
+        let first = if !big && !mark { 2 } else { 1 };
+        for end in first..bytes.len() {
+            assert_eq!(
+                read(&bytes[..end], false, SESSION),
+                Err(Unfit::Encoding),
+                "{end} of {big} {mark}"
+            );
+        }
+    }
     let encoded = |name: &str| replaced("\"1.0\"", &format!("\"1.0\" encoding=\"{name}\""));
     let in_name = {
         let mut bytes = replaced("p:query", "p:qu?ry");
@@ -81,6 +93,11 @@ fn what_is_unfit_is_refused() {
         ),
         ("nothing", vec![], Unfit::CutShort),
         ("a mark only", b"\xef\xbb\xbf".to_vec(), Unfit::CutShort),
+        (
+            "two marks, and the root at once",
+            "\u{feff}\u{feff}<Envelope xmlns='http://schemas.xmlsoap.org/soap/envelope/'><Body/></Envelope>".into(),
+            Unfit::NotWellFormed,
+        ),
         (
             "two marks",
             [b"\xef\xbb\xbf\xef\xbb\xbf", GOOD.as_bytes()].concat(),
@@ -341,11 +358,7 @@ fn bombs_are_cheap() {
         ("a long name", with(format!("<{}/>", "a".repeat(200_000))), Ok(())),
         ("quotes", with("<a b='".repeat(40_000)), Err(Unfit::NotWellFormed)),
         ("openings", with("<".repeat(200_000)), Err(Unfit::NotWellFormed)),
-        (
-            "half comments",
-            with("<!-- ->".repeat(36_000)),
-            Err(Unfit::CutShort),
-        ),
+        ("half comments", with("<!-- ->".repeat(36_000)), Err(Unfit::CutShort)),
         (
             "half CDATA",
             with(format!("<![CDATA[{}", "]]".repeat(120_000))),

@@ -19,6 +19,7 @@
 //! | [`verdict`] | what does the org's answer say of the token? | pure |
 //! | [`watch`] | what does an answer say of the token while it passes? | |
 //! | [`probe`] | is a token alive, when an answer leaves it open? | |
+//! | [`envelope`] | where does the session go in a SOAP envelope? | pure |
 //! | [`limit_info`] | what does `Sforce-Limit-Info` say? | pure |
 //! | [`error`] | what do our own errors look like? | pure |
 //! | [`record`] | what is counted and logged of a call? | |

@@ -15,11 +15,30 @@ use super::{
 };
 use crate::demo::answer::Problem;
 
+/// Change events and the push topics are of this object only.
+pub(crate) const TELLS_OF_CHANGES: &str = "Account";
+
 #[derive(Clone)]
 pub(crate) struct Table {
     pub(crate) object: &'static Object,
     rows: Vec<Row>,
     external: HashMap<String, usize>,
+    /// What nobody has been told of yet; undone with the rows when a call is rolled back.
+    changes: Vec<Change>,
+}
+
+/// One change of a row of an object that tells of its changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) place: usize,
+    pub(crate) kind: ChangeKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChangeKind {
+    Created,
+    Updated,
+    Deleted,
 }
 
 #[derive(Clone)]
@@ -37,6 +56,7 @@ impl Table {
             object,
             rows: Vec::new(),
             external: HashMap::new(),
+            changes: Vec::new(),
         }
     }
 
@@ -127,6 +147,7 @@ impl Table {
             modified: at,
             values,
         });
+        self.note(place, ChangeKind::Created);
         Ok(place)
     }
 
@@ -142,6 +163,7 @@ impl Table {
         let row = &mut self.rows[place];
         row.values = values;
         row.modified = unix_millis(now);
+        self.note(place, ChangeKind::Updated);
         Ok(())
     }
 
@@ -154,6 +176,18 @@ impl Table {
         row.deleted = true;
         row.modified = unix_millis(now);
         self.release_external(place);
+        self.note(place, ChangeKind::Deleted);
+    }
+
+    /// What changed since the last time this was asked.
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    fn note(&mut self, place: usize, kind: ChangeKind) {
+        if self.object.name == TELLS_OF_CHANGES {
+            self.changes.push(Change { place, kind });
+        }
     }
 
     /// The row as the REST API shows it, without `attributes`.

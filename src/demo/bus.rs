@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -31,12 +32,13 @@ struct Log {
     floor: u64,
 }
 
-#[derive(Debug)]
+/// Makes an event's `data` when somebody reads it: a bulk job changes more rows than anybody listens to.
+pub(crate) type Make = Box<dyn Fn() -> Value + Send + Sync>;
+
 pub(crate) struct Event {
     pub(crate) replay: u64,
     at: SystemTime,
-    /// `data` as CometD shows it; `None` for a payload that nobody could read.
-    pub(crate) json: Option<Value>,
+    make: Option<Make>,
     /// As the Pub/Sub API shows it; `None` for what has no Avro schema here.
     pub(crate) encoded: Option<Encoded>,
 }
@@ -64,21 +66,20 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST: usize = 10_000;
 
 impl Bus {
-    /// The replay id of what was published; it is written into `json`'s `event` too.
+    /// The replay id of what was published. `make`: `data` as CometD shows it; `None` for a payload that nobody could read.
     pub(crate) fn publish(
         &mut self,
         channel: &str,
         now: SystemTime,
-        json: Option<Value>,
+        make: Option<Make>,
         encoded: Option<Encoded>,
     ) -> u64 {
         self.last += fastrand::u64(1..=3);
         let replay = self.last;
-        let json = json.map(|mut data| {
-            data["event"]["replayId"] = json!(replay);
-            data
-        });
-        let log = self.logs.entry(channel.to_owned()).or_default();
+        let log = match self.logs.get_mut(channel) {
+            Some(log) => log,
+            None => self.logs.entry(channel.to_owned()).or_default(),
+        };
         log.forget(channel, now);
         if log.kept.len() == MOST {
             log.drop_oldest();
@@ -86,7 +87,7 @@ impl Bus {
         log.kept.push_back(Arc::new(Event {
             replay,
             at: now,
-            json,
+            make,
             encoded,
         }));
         self.news.send_replace(());
@@ -128,6 +129,21 @@ impl Bus {
     }
 }
 
+impl Event {
+    /// `data` as CometD shows it, if it can be read.
+    pub(crate) fn json(&self) -> Option<Value> {
+        let mut data = self.make.as_ref()?();
+        data["event"]["replayId"] = json!(self.replay);
+        Some(data)
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Event({})", self.replay)
+    }
+}
+
 impl Log {
     fn tip(&self) -> u64 {
         self.kept.back().map_or(self.floor, |event| event.replay)
@@ -162,7 +178,7 @@ mod tests {
 
     fn publish(bus: &mut Bus, channel: &str, count: usize, now: SystemTime) -> Vec<u64> {
         (0..count)
-            .map(|_| bus.publish(channel, now, Some(json!({})), None))
+            .map(|_| bus.publish(channel, now, Some(Box::new(|| json!({}))), None))
             .collect()
     }
 
@@ -181,7 +197,7 @@ mod tests {
         assert_eq!(replays(&mut bus, "/event/A__e", ids[1], START), ids[2..]);
         assert_eq!(bus.after("/event/A__e", 0, 2, START).len(), 2);
         assert_eq!(
-            bus.after("/event/A__e", 0, 1, START)[0].json.as_ref().unwrap()["event"]["replayId"],
+            bus.after("/event/A__e", 0, 1, START)[0].json().unwrap()["event"]["replayId"],
             ids[0]
         );
         assert_eq!(bus.position("/event/A__e", Start::Tip, START), Ok(ids[3]));

@@ -6,6 +6,8 @@
 //! Source: Platform Events guide (REST publish, JSON and schema), Change Data Capture guide (header fields), Streaming API guide (PushTopic
 //! notifications), the Avro specification.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -14,15 +16,18 @@ use serde_json::{Map, Value, json};
 
 use super::{
     answer::{Answer, Problem},
-    bus::{Encoded, uuid},
+    bus::{Encoded, Make, uuid},
     identity,
     rest::Call,
-    store::{ChangeKind, TELLS_OF_CHANGES, id18, iso, unix_millis, user_id},
+    store::{ChangeKind, Snapshot, TELLS_OF_CHANGES, id18, iso, unix_millis, user_id},
     world::World,
 };
 
 pub(crate) const ALL_CHANGES: &str = "/data/ChangeEvents";
 pub(crate) const ACCOUNT_CHANGES: &str = "/data/AccountChangeEvent";
+
+/// Who did what no user is known for.
+const NOBODY: &str = "automatedprocess";
 
 /// The fields of every platform event here.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,7 +100,7 @@ pub(crate) fn publish_row(world: &World, call: &Call, object: &str) -> Result<An
     let session = identity::bearer(&call.headers)
         .and_then(|token| world.sessions().peek(token, world.now()).map(|s| s.username.clone()));
     // In a composite the inner calls do not carry the header.
-    let created_by = user_id(session.as_deref().unwrap_or("automatedprocess"));
+    let created_by = user_id(session.as_deref().unwrap_or(NOBODY));
     let payload = Payload::from_row(name, &values, created_by, world)?;
     let id = uuid();
     publish(world, name, id.clone(), payload.encode());
@@ -110,72 +115,82 @@ pub(crate) fn publish_row(world: &World, call: &Call, object: &str) -> Result<An
 /// Whoever published: `payload` as it came. The replay id.
 pub(crate) fn publish(world: &World, name: &str, id: String, payload: Bytes) -> u64 {
     let schema_id = schema_id(&schema(name));
-    let json = Payload::decode(&payload).map(|payload| {
-        json!({
+    let make = Payload::decode(&payload).map(|payload| -> Make {
+        let data = json!({
             "schema": schema_id,
             "payload": payload.to_json(),
             "event": {"EventUuid": id, "EventApiName": name},
-        })
+        });
+        Box::new(move || data.clone())
     });
     let encoded = Encoded { id, schema_id, payload };
     let now = world.now();
-    world.bus().publish(&format!("/event/{name}"), now, json, Some(encoded))
+    world.bus().publish(&format!("/event/{name}"), now, make, Some(encoded))
 }
 
 /// Tells of the rows changed since the last time. Called when a call is done, so that what was rolled back is never told.
 pub(crate) fn publish_changes(world: &World) {
     let now = world.now();
-    let changed: Vec<(ChangeKind, Map<String, Value>)> = {
+    let changed: Vec<(ChangeKind, Arc<Snapshot>)> = {
         let mut store = world.store();
         let Some(table) = store.table(TELLS_OF_CHANGES) else {
             return;
         };
         let changes = table.take_changes();
-        changes
-            .iter()
-            .map(|change| (change.kind, table.whole(change.place)))
-            .collect()
+        let row = |place| Arc::new(table.snapshot(place));
+        changes.iter().map(|change| (change.kind, row(change.place))).collect()
     };
-    let millis = unix_millis(now);
+    let topics = &world.settings.streaming.push_topics;
+    let topics: Vec<String> = topics.iter().map(|topic| format!("/topic/{topic}")).collect();
     let mut bus = world.bus();
     for (kind, row) in changed {
-        let (pushed, changed) = match kind {
-            ChangeKind::Created => ("created", "CREATE"),
-            ChangeKind::Updated => ("updated", "UPDATE"),
-            ChangeKind::Deleted => ("deleted", "DELETE"),
-        };
-        for topic in &world.settings.streaming.push_topics {
-            let data = json!({
-                "event": {"createdDate": zulu(millis), "type": pushed},
-                "sobject": {"Id": row.get("Id"), "Name": row.get("Name")},
-            });
-            bus.publish(&format!("/topic/{topic}"), now, Some(data), None);
+        for topic in &topics {
+            let row = Arc::clone(&row);
+            bus.publish(topic, now, Some(Box::new(move || push_notification(kind, &row))), None);
         }
-        let data = change_event(changed, &row, millis);
-        bus.publish(ALL_CHANGES, now, Some(data.clone()), None);
-        bus.publish(ACCOUNT_CHANGES, now, Some(data), None);
+        for channel in [ALL_CHANGES, ACCOUNT_CHANGES] {
+            let row = Arc::clone(&row);
+            bus.publish(channel, now, Some(Box::new(move || change_event(kind, &row))), None);
+        }
     }
 }
 
-/// All fields, changed or not, and no `changedFields`: a subscriber must take both, and the rows here do not know what they were.
-fn change_event(kind: &str, row: &Map<String, Value>, millis: u64) -> Value {
-    let mut payload = row.clone();
-    let id = payload.remove("Id");
-    payload.retain(|_, value| !value.is_null());
-    if kind == "DELETE" {
-        payload.clear();
+fn push_notification(kind: ChangeKind, row: &Snapshot) -> Value {
+    let kind = match kind {
+        ChangeKind::Created => "created",
+        ChangeKind::Updated => "updated",
+        ChangeKind::Deleted => "deleted",
+    };
+    json!({
+        "event": {"createdDate": zulu(row.modified), "type": kind},
+        "sobject": {"Id": row.id, "Name": row.fields().find(|(name, _)| *name == "Name").map(|(_, value)| value)},
+    })
+}
+
+/// All fields that have a value, changed or not, and no `changedFields`: the rows here do not know what they were.
+fn change_event(kind: ChangeKind, row: &Snapshot) -> Value {
+    let kind = match kind {
+        ChangeKind::Created => "CREATE",
+        ChangeKind::Updated => "UPDATE",
+        ChangeKind::Deleted => "DELETE",
+    };
+    let mut payload = Map::new();
+    if kind != "DELETE" {
+        let filled = row.fields().filter(|(_, value)| !value.is_null());
+        payload.extend(filled.map(|(name, value)| (name.to_owned(), value.clone())));
+        payload.insert("LastModifiedDate".into(), json!(zulu(row.modified)));
     }
     let header = json!({
         "entityName": TELLS_OF_CHANGES,
-        "recordIds": [id],
+        "recordIds": [row.id],
         "changeType": kind,
         "changeOrigin": "",
         "changedFields": [],
         "transactionKey": uuid(),
         "sequenceNumber": 1,
-        "commitTimestamp": millis,
-        "commitNumber": millis,
-        "commitUser": user_id("automatedprocess"),
+        "commitTimestamp": row.modified,
+        "commitNumber": row.modified,
+        "commitUser": user_id(NOBODY),
     });
     payload.insert("ChangeEventHeader".into(), header);
     json!({"schema": schema_id("AccountChangeEvent"), "payload": payload, "event": {}})

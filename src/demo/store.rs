@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::answer::Problem;
 use schema::OBJECTS;
-pub(crate) use table::{ChangeKind, TELLS_OF_CHANGES, Table};
+pub(crate) use table::{ChangeKind, Snapshot, TELLS_OF_CHANGES, Table};
 
 #[derive(Clone)]
 pub(crate) struct Store {

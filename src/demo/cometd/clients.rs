@@ -111,12 +111,7 @@ impl Clients {
             for event in bus.after(channel, *position, BATCH, now) {
                 *position = event.replay;
                 // Nobody can show a payload that is not of the schema.
-                messages.extend(
-                    event
-                        .json
-                        .as_ref()
-                        .map(|data| json!({"channel": channel, "data": data})),
-                );
+                messages.extend(event.json().map(|data| json!({"channel": channel, "data": data})));
             }
         }
         Ok(messages)

@@ -15,6 +15,21 @@ use super::{
 };
 use crate::demo::answer::Problem;
 
+/// A row as it was when it was taken, cheap to take.
+pub(crate) struct Snapshot {
+    pub(crate) id: String,
+    /// Milliseconds since 1970.
+    pub(crate) modified: u64,
+    object: &'static Object,
+    values: Vec<Value>,
+}
+
+impl Snapshot {
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        self.object.fields.iter().map(|field| field.name).zip(&self.values)
+    }
+}
+
 /// Change events and the push topics are of this object only.
 pub(crate) const TELLS_OF_CHANGES: &str = "Account";
 
@@ -177,6 +192,16 @@ impl Table {
         row.modified = unix_millis(now);
         self.release_external(place);
         self.note(place, ChangeKind::Deleted);
+    }
+
+    pub(crate) fn snapshot(&self, place: usize) -> Snapshot {
+        let row = &self.rows[place];
+        Snapshot {
+            id: self.id(place),
+            modified: row.modified,
+            object: self.object,
+            values: row.values.clone(),
+        }
     }
 
     /// What changed since the last time this was asked.

@@ -62,7 +62,7 @@ enum Content {
     /// Bytes, then trailers.
     Trailers(Bytes, Option<Box<HeaderMap>>),
     /// What somebody else sends, as it comes; nobody is left to send when the sender is dropped.
-    Frames(Option<Frame<Bytes>>, mpsc::Receiver<Frame<Bytes>>),
+    Frames(Option<Box<Frame<Bytes>>>, mpsc::Receiver<Frame<Bytes>>),
 }
 
 impl Upload {
@@ -149,7 +149,7 @@ impl OrgBody {
 
     /// `first`, then what comes.
     pub(crate) fn frames(first: Frame<Bytes>, rest: mpsc::Receiver<Frame<Bytes>>) -> Self {
-        Self::new(Content::Frames(Some(first), rest), false)
+        Self::new(Content::Frames(Some(Box::new(first)), rest), false)
     }
 
     fn new(content: Content, sized: bool) -> Self {
@@ -179,7 +179,7 @@ impl Body for OrgBody {
                 None => trailers.take().map(|trailers| Frame::trailers(*trailers)),
             },
             Content::Frames(first, rest) => match first.take() {
-                Some(first) => Some(first),
+                Some(first) => Some(*first),
                 None => ready!(rest.poll_recv(cx)),
             },
         };

@@ -159,7 +159,7 @@ fn subscribe(world: &World, caller: &Caller, message: &Value) -> Result<Vec<Valu
     let username = caller.user(world)?;
     let mut replies = Vec::new();
     for channel in channels(message)? {
-        known_channel(world, channel).map_err(|text| Refusal::Other(text.into()))?;
+        known_channel(world, channel).map_err(Refusal::Other)?;
         let now = world.now();
         let start = start(&message["ext"]["replay"][channel])?;
         let mut clients = world.cometd();

@@ -18,6 +18,7 @@ use super::{
     answer::{Answer, Problem},
     bus::{Encoded, Make, uuid},
     identity,
+    record::hex,
     rest::Call,
     store::{ChangeKind, Snapshot, TELLS_OF_CHANGES, id18, iso, unix_millis, user_id},
     world::World,
@@ -186,7 +187,7 @@ fn change_event(kind: ChangeKind, row: &Snapshot) -> Value {
         "changeType": kind,
         "changeOrigin": "",
         "changedFields": [],
-        "transactionKey": uuid(),
+        "transactionKey": transaction_key(kind, row),
         "sequenceNumber": 1,
         "commitTimestamp": row.modified,
         "commitNumber": row.modified,
@@ -194,6 +195,13 @@ fn change_event(kind: ChangeKind, row: &Snapshot) -> Value {
     });
     payload.insert("ChangeEventHeader".into(), header);
     json!({"schema": schema_id("AccountChangeEvent"), "payload": payload, "event": {}})
+}
+
+/// The same whenever the event is read.
+fn transaction_key(kind: &str, row: &Snapshot) -> String {
+    let of = format!("{kind}{}{}", row.id, row.modified);
+    let key = hex(&digest(&SHA256, of.as_bytes()).as_ref()[..16]);
+    [&key[..8], &key[8..12], &key[12..16], &key[16..20], &key[20..]].join("-")
 }
 
 /// `2026-11-21T10:00:00.000Z`.

@@ -72,7 +72,7 @@ pub(super) async fn subscribe(world: &World, requests: &mut Requests, replies: &
         }
         if due {
             let answer = FetchResponse {
-                events: events.iter().filter_map(|event| consumer_event(event)).collect(),
+                events: events.iter().filter_map(consumer_event).collect(),
                 latest_replay_id: replay_bytes(position),
                 rpc_id: replies.rpc_id.clone(),
                 pending_num_requested: pending,

@@ -774,3 +774,20 @@ async fn only_http2_is_spoken_there() {
     schema_id(&mut wire, metadata(&practice, &token)).await;
     practice.stop().await;
 }
+
+#[tokio::test]
+async fn the_summary_says_where_it_is_and_for_whom() {
+    let mut practice = start(|_| {}).await;
+    let url = practice.org.pubsub_url().unwrap().to_owned();
+    let summary = practice.org.write_files(None).unwrap();
+    let json = serde_json::to_value(&summary).unwrap();
+    assert_eq!((&json["pubsub_url"], &json["org_id"]), (&json!(url), &json!(ORG_ID)));
+    assert!(summary.to_string().contains(&format!(
+        "Pub/Sub          {url}\n                 tenant id {ORG_ID}\n"
+    )));
+    practice.stop().await;
+
+    let practice = start(|settings| settings.pubsub_port = None).await;
+    assert_eq!(practice.org.pubsub_url(), None);
+    practice.stop().await;
+}

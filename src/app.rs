@@ -37,7 +37,7 @@ use crate::{
     store::{Store, StoreError},
     tls::{self, TlsError},
     token::{
-        self, Keeper, Tokens,
+        self, Instance, Keeper, Tokens,
         audit::Audit,
         budget::Bucket,
         data_cloud::DataCloudExchange,
@@ -87,6 +87,7 @@ pub struct Bound {
     health: Health,
     keepers: Vec<AnyKeeper>,
     upstreams: Vec<Arc<Upstream>>,
+    proxies: Vec<Arc<Proxy>>,
     users: Vec<Arc<Users>>,
     last: CancellationToken,
 }
@@ -166,6 +167,7 @@ impl App {
             admin_listeners,
             health,
             upstreams: rooms.values().map(|room| Arc::clone(&room.upstream)).collect(),
+            proxies: rooms.values().map(|room| Arc::clone(&room.proxy)).collect(),
             keepers: rooms.into_values().flat_map(|room| room.keepers).collect(),
             users,
             last,
@@ -236,7 +238,8 @@ impl OrgRoom {
             (ApiHost::Instance, Some(_)) => (Serves::CoreAndDataCloud, Account::of_org(tokens)),
             (ApiHost::Platform { .. } | ApiHost::Other { .. }, _) => (Serves::Everything, Account::elsewhere(tokens)),
         };
-        let upstream = Arc::new(Upstream::new(name, &config.upstream, shared.tls.clone(), metrics));
+        let pub_sub = Instance::from_url(&org.pub_sub).map_err(SetUpError::PubSub)?;
+        let upstream = Arc::new(Upstream::new(name, &config.upstream, pub_sub, &shared.tls, metrics));
         let calls = Calls::new(name.clone(), metrics, config.log.requests);
         let proxy = Proxy::new(
             own,
@@ -351,6 +354,13 @@ impl Bound {
             rooms.spawn(async move {
                 upstream.run(stop).await;
                 ("a connection pool", Ok(()))
+            });
+        }
+        for proxy in self.proxies {
+            let stop = late.drain.clone();
+            rooms.spawn(async move {
+                proxy.run(stop).await;
+                ("the watch over suspected tokens", Ok(()))
             });
         }
         let admin_limits = Limits::new(ADMIN_CONNECTIONS, ADMIN_IDLE);

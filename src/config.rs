@@ -135,6 +135,8 @@ pub struct Listener {
     pub allowed_origins: Vec<String>,
     /// Path prefixes served beside Salesforce's API families; each begins and ends with `/`, or is one exact path.
     pub extra_paths: Vec<String>,
+    /// Logins are answered here, with a placeholder.
+    pub local_login: bool,
     /// The operator knows that anybody who reaches this address acts as the org's user.
     pub insecure_allow_any_caller: bool,
     /// Callers may say whose token they want.
@@ -195,6 +197,8 @@ pub struct Org {
     pub budget: Budget,
     /// Calls to `/api/v1|v2/…` go to the Data Cloud tenant.
     pub data_cloud: Option<DataCloud>,
+    /// Where Pub/Sub is.
+    pub pub_sub: url::Url,
     pub api: Api,
 }
 
@@ -430,6 +434,8 @@ pub struct Upstream {
     pub pool_idle_timeout: Duration,
     /// Idle connections kept per host.
     pub pool_max_idle: usize,
+    /// The org may choose HTTP/2.
+    pub http2: bool,
     /// PEM bundle trusted beside the system's roots, for the org and the login host.
     pub ca_file: Option<PathBuf>,
     /// Egress proxies of `HTTPS_PROXY`/`NO_PROXY`.

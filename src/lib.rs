@@ -14,6 +14,8 @@
 //! | [`token`] | how a token is minted, kept, renewed, refused |
 //! | [`store`] | where tokens live beyond the process |
 //! | [`proxy`] | what happens to one call; read `proxy/handle.rs` first |
+//! | [`local_login`] | what SDKs are told that insist on logging in |
+//! | [`local_login`] | what SDKs are told that insist on logging in |
 //! | [`server`] | how connections are accepted, limited and ended |
 //! | [`admin`] | probes and metrics |
 //! | [`ready`] [`metrics`] [`shutdown`] [`clock`] [`tls`] [`log`] | one small thing each |
@@ -33,6 +35,7 @@ pub mod config;
 pub mod demo;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod local_login;
 pub mod log;
 pub mod metrics;
 pub mod proxy;

@@ -148,6 +148,7 @@ impl Check {
             body_idle_timeout: body_idle?,
             pool_idle_timeout: pool_idle?,
             pool_max_idle: pool_max_idle?,
+            http2: file.http2,
             ca_file,
             proxy: proxy.clone(),
         })

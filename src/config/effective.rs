@@ -12,8 +12,8 @@ use super::{
     file::{
         AdminFile, ApiFile, BudgetFile, ClientCredentialsFile, CommandFile, DataCloudFile, File, FileStoreFile,
         GrantFile, JwtBearerFile, ListenerFile, LogFile, LoginFile, OneOrMany, OrgFile, PasswordFile,
-        PlatformCredentialsFile, RefreshTokenFile, ReplayFile, SamlBearerFile, SecretFile, ShutdownFile, Size, Span,
-        StaticFile, StoreFile, TokenExchangeFile, TokenFile, UpstreamFile, UsersBudgetFile, UsersFile,
+        PlatformCredentialsFile, PubSubFile, RefreshTokenFile, ReplayFile, SamlBearerFile, SecretFile, ShutdownFile,
+        Size, Span, StaticFile, StoreFile, TokenExchangeFile, TokenFile, UpstreamFile, UsersBudgetFile, UsersFile,
     },
     units::{parse_size, parse_span, size_text, span_text},
 };
@@ -35,6 +35,7 @@ impl Config {
                 body_idle_timeout: span(self.upstream.body_idle_timeout),
                 pool_idle_timeout: span(self.upstream.pool_idle_timeout),
                 pool_max_idle: number(self.upstream.pool_max_idle),
+                http2: self.upstream.http2,
                 ca_file: self.upstream.ca_file.as_ref().map(|path| path.display().to_string()),
             },
             replay: ReplayFile {
@@ -72,6 +73,7 @@ fn listener(listener: &Listener) -> ListenerFile {
         hosts: listener.hosts.clone(),
         allowed_origins: listener.allowed_origins.clone(),
         extra_paths: listener.extra_paths.clone(),
+        local_login: listener.local_login,
         insecure_allow_any_caller: listener.insecure_allow_any_caller,
         users: listener.users.as_ref().map(users),
         max_connections: number(listener.max_connections),
@@ -95,6 +97,9 @@ fn org(org: &Org) -> OrgFile {
             keep_alive: org.token.keep_alive,
         },
         data_cloud: org.data_cloud.as_ref().map(data_cloud),
+        pub_sub: PubSubFile {
+            endpoint: org.pub_sub.origin().ascii_serialization(),
+        },
         login_budget: BudgetFile {
             burst: org.budget.burst.into(),
             per_minute: org.budget.per_minute.into(),

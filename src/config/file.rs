@@ -69,6 +69,8 @@ pub struct ListenerFile {
     pub allowed_origins: Vec<String>,
     /// Paths served beside Salesforce's API families; a prefix ends with `/`.
     pub extra_paths: Vec<String>,
+    /// Answer the logins that SDKs insist on with a placeholder; off: refuse them.
+    pub local_login: bool,
     /// Serve an address that is not loopback although callers are not authenticated.
     pub insecure_allow_any_caller: bool,
     /// Callers may say whose token they want; only with the grant jwt_bearer.
@@ -90,6 +92,8 @@ impl Default for ListenerFile {
             // A page of a foreign site must not act as the org's user.
             allowed_origins: vec![],
             extra_paths: vec![],
+            // It gives nothing away: whoever may call needs no login.
+            local_login: true,
             insecure_allow_any_caller: false,
             users: None,
             // Half of the usual limit of 20,000 descriptors: each call may need one upstream as well.
@@ -220,7 +224,26 @@ pub struct OrgFile {
     /// Serve `/api/v1/…` and `/api/v2/…` from the org's Data Cloud tenant; `{}` turns it on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_cloud: Option<DataCloudFile>,
+    pub pub_sub: PubSubFile,
     pub login_budget: BudgetFile,
+}
+
+/// Where Pub/Sub API (gRPC) calls go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct PubSubFile {
+    /// `https://api.pubsub.salesforce.com`; in the EU operating zone `https://api.deu.pubsub.salesforce.com`.
+    pub endpoint: String,
+}
+
+impl Default for PubSubFile {
+    fn default() -> Self {
+        Self {
+            // Salesforce has one for all orgs but the EU's (SF §5.3); 7443 is served as well.
+            endpoint: "https://api.pubsub.salesforce.com".into(),
+        }
+    }
 }
 
 /// How the token is minted: exactly one of the keys.
@@ -650,6 +673,8 @@ pub struct UpstreamFile {
     pub pool_idle_timeout: Span,
     /// Idle connections kept per host; 0 to 100000.
     pub pool_max_idle: i64,
+    /// Offer HTTP/2 to the org. Pub/Sub has it always, CometD never.
+    pub http2: bool,
     /// PEM bundle trusted beside the system's roots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<String>,
@@ -666,6 +691,8 @@ impl Default for UpstreamFile {
             // Middle boxes forget idle connections after a few minutes.
             pool_idle_timeout: Span::new("60s"),
             pool_max_idle: 256,
+            // Bulk data costs less over HTTP/1.1, and connections do not share their fate (`performance.md`).
+            http2: false,
             ca_file: None,
         }
     }

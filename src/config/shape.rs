@@ -291,7 +291,7 @@ mod tests {
             ),
             (
                 "listeners: [{adress: x}]",
-                "listeners[0].adress: unknown key; did you mean `address`? (known here: address, allowed_origins, extra_paths, hosts, idle_timeout, insecure_allow_any_caller, max_connections, org, users)",
+                "listeners[0].adress: unknown key; did you mean `address`? (known here: address, allowed_origins, extra_paths, hosts, idle_timeout, insecure_allow_any_caller, local_login, max_connections, org, users)",
             ),
             (
                 "log: {requests: no}",

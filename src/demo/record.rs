@@ -41,6 +41,13 @@ pub struct Stats {
     /// Requests at the Data Cloud host, and those it answered with 401.
     pub tenant_requests: u64,
     pub tenant_401: u64,
+    /// Bayeux messages refused for their token, and polls held now.
+    pub cometd_401: u64,
+    pub cometd_held: u64,
+    /// Calls at the Pub/Sub host, those refused for their metadata, and Subscribe streams open now.
+    pub pubsub_requests: u64,
+    pub pubsub_auth_errors: u64,
+    pub pubsub_subscriptions: u64,
 }
 
 /// Token requests by the grant they asked for.
@@ -109,6 +116,13 @@ pub(crate) struct Counters {
     pub(crate) a360_exchanges: AtomicU64,
     pub(crate) tenant_requests: AtomicU64,
     pub(crate) tenant_401: AtomicU64,
+    pub(crate) cometd_401: AtomicU64,
+    /// Now; not reset.
+    pub(crate) cometd_held: AtomicU64,
+    pub(crate) pubsub_requests: AtomicU64,
+    pub(crate) pubsub_auth_errors: AtomicU64,
+    /// Now; not reset.
+    pub(crate) pubsub_subscriptions: AtomicU64,
     /// For `Sforce-Limit-Info`; not reset.
     pub(crate) api_usage: AtomicU64,
 }
@@ -131,6 +145,9 @@ pub(crate) struct Recorder {
     keep: usize,
     ring: Mutex<VecDeque<Entry>>,
 }
+
+/// Makes a number of now one greater while it lives.
+pub(crate) struct Counted<'a>(&'a AtomicU64);
 
 /// Counts a token call while it lives.
 pub(crate) struct TokenCall<'a>(&'a Counters);
@@ -181,6 +198,11 @@ impl Counters {
             a360_exchanges: self.a360_exchanges.load(Relaxed),
             tenant_requests: self.tenant_requests.load(Relaxed),
             tenant_401: self.tenant_401.load(Relaxed),
+            cometd_401: self.cometd_401.load(Relaxed),
+            cometd_held: self.cometd_held.load(Relaxed),
+            pubsub_requests: self.pubsub_requests.load(Relaxed),
+            pubsub_auth_errors: self.pubsub_auth_errors.load(Relaxed),
+            pubsub_subscriptions: self.pubsub_subscriptions.load(Relaxed),
         }
     }
 
@@ -199,12 +221,28 @@ impl Counters {
             &self.a360_exchanges,
             &self.tenant_requests,
             &self.tenant_401,
+            &self.cometd_401,
+            &self.pubsub_requests,
+            &self.pubsub_auth_errors,
         ]
         .into_iter()
         .chain(&self.by_grant)
         {
             counter.store(0, Relaxed);
         }
+    }
+}
+
+impl<'a> Counted<'a> {
+    pub(crate) fn new(counter: &'a AtomicU64) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -313,6 +351,11 @@ impl Stats {
             "a360_exchanges": self.a360_exchanges,
             "tenant_requests": self.tenant_requests,
             "tenant_401": self.tenant_401,
+            "cometd_401": self.cometd_401,
+            "cometd_held": self.cometd_held,
+            "pubsub_requests": self.pubsub_requests,
+            "pubsub_auth_errors": self.pubsub_auth_errors,
+            "pubsub_subscriptions": self.pubsub_subscriptions,
         })
     }
 }

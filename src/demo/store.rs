@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{answer::Problem, world::ORG_ID};
 use schema::OBJECTS;
-pub(crate) use table::Table;
+pub(crate) use table::{ChangeKind, Snapshot, TELLS_OF_CHANGES, Table};
 
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -69,6 +69,8 @@ impl Store {
                 store.seeded_table("User").give_id(place, &id);
             }
         }
+        // These were there before anybody could listen.
+        store.tables.iter_mut().for_each(|table| drop(table.take_changes()));
         store
     }
 

@@ -1,6 +1,6 @@
 //! Everything the org knows, shared by its connections.
 //!
-//! Owns: sessions, rows, jobs, switches, counters, the org's clock and its addresses.
+//! Owns: sessions, rows, jobs, events, switches, counters, the org's clock and its addresses.
 //! Invariants: no lock is held across an await; a poisoned lock is still used, since the panic itself is re-raised.
 //! Units: wall time is the machine's plus what `advance` added.
 //! Fails with: nothing.
@@ -18,6 +18,8 @@ use aws_lc_rs::signature::RsaKeyPair;
 use super::{
     a360::DcTokens,
     bulk::Jobs,
+    bus::Bus,
+    cometd::Clients,
     connections::Connections,
     faults::Faults,
     grant::Grants,
@@ -44,6 +46,8 @@ pub(crate) enum Door {
     Login,
     /// Data Cloud's host.
     Tenant,
+    /// The Pub/Sub API's host: HTTP/2 only.
+    PubSub,
     Control,
 }
 
@@ -53,6 +57,7 @@ pub(crate) struct Urls {
     pub(crate) login: String,
     pub(crate) second: Option<String>,
     pub(crate) tenant: Option<String>,
+    pub(crate) pubsub: Option<String>,
     pub(crate) control: String,
 }
 
@@ -71,6 +76,8 @@ pub(crate) struct World {
     store: Mutex<Store>,
     jobs: Mutex<Jobs>,
     cursors: Mutex<Cursors>,
+    cometd: Mutex<Clients>,
+    bus: Mutex<Bus>,
     faults: Mutex<Faults>,
     advanced_ms: AtomicU64,
 }
@@ -89,6 +96,8 @@ impl World {
             store: Mutex::new(store),
             jobs: Mutex::default(),
             cursors: Mutex::default(),
+            cometd: Mutex::default(),
+            bus: Mutex::default(),
             faults: Mutex::new(Faults::new(&settings)),
             advanced_ms: AtomicU64::new(0),
             settings,
@@ -161,6 +170,15 @@ impl World {
 
     pub(crate) fn cursors(&self) -> MutexGuard<'_, Cursors> {
         lock(&self.cursors)
+    }
+
+    /// Taken before the bus, never after.
+    pub(crate) fn cometd(&self) -> MutexGuard<'_, Clients> {
+        lock(&self.cometd)
+    }
+
+    pub(crate) fn bus(&self) -> MutexGuard<'_, Bus> {
+        lock(&self.bus)
     }
 
     pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {

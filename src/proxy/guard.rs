@@ -15,6 +15,7 @@ pub struct Rules {
     hosts: Vec<String>,
     allowed_origins: Vec<String>,
     extra_paths: Vec<String>,
+    local_login: bool,
     serves: Serves,
 }
 
@@ -31,6 +32,8 @@ pub enum Refusal {
     CrossSite,
     DotSegment,
     PathNotServed,
+    /// A login, where `local_login` is off.
+    LoginNotServed,
     /// The call must name a user, and names none.
     UserMissing,
     /// It names a user who is not on the listener's list, or several.
@@ -40,13 +43,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::BadHost,
         Self::WrongHost,
         Self::ForeignTarget,
         Self::CrossSite,
         Self::DotSegment,
         Self::PathNotServed,
+        Self::LoginNotServed,
         Self::UserMissing,
         Self::UserNotAllowed,
         Self::UserNotServed,
@@ -61,6 +65,7 @@ impl Refusal {
             Self::CrossSite => "cross_site",
             Self::DotSegment => "dot_segment",
             Self::PathNotServed => "path_not_served",
+            Self::LoginNotServed => "login_not_served",
             Self::UserMissing => "user_missing",
             Self::UserNotAllowed => "user_not_allowed",
             Self::UserNotServed => "user_not_served",
@@ -85,6 +90,7 @@ impl Rules {
             hosts,
             allowed_origins: listener.allowed_origins.clone(),
             extra_paths: listener.extra_paths.clone(),
+            local_login: listener.local_login,
             serves,
         }
     }
@@ -96,10 +102,22 @@ impl Rules {
         }
         self.check_host(call)?;
         self.check_site(call)?;
-        surface(call.uri.path(), self.serves, &self.extra_paths).map_err(|refusal| match refusal {
+        let found = surface(call.uri.path(), self.serves, &self.extra_paths).map_err(|refusal| match refusal {
             PathRefusal::DotSegment => Refusal::DotSegment,
             PathRefusal::NotServed => Refusal::PathNotServed,
-        })
+        })?;
+        if found == Surface::LocalLogin {
+            self.check_login()?;
+        }
+        Ok(found)
+    }
+
+    /// Whether logins are answered here. They are never passed on: the org would give the app a session of its own.
+    pub fn check_login(&self) -> Result<(), Refusal> {
+        match self.local_login {
+            true => Ok(()),
+            false => Err(Refusal::LoginNotServed),
+        }
     }
 
     fn check_host(&self, call: &Parts) -> Result<(), Refusal> {
@@ -173,6 +191,7 @@ mod tests {
                 hosts: vec!["sf.internal".into()],
                 allowed_origins: vec!["https://app.example".into()],
                 extra_paths: vec![],
+                local_login: false,
                 insecure_allow_any_caller: true,
                 users: None,
                 max_connections: 10,
@@ -260,6 +279,7 @@ mod tests {
         let here = [("host", "localhost")];
         assert_eq!(judge("/secur/frontdoor.jsp", &here), Err(Refusal::PathNotServed));
         assert_eq!(judge("/services/data/../x", &here), Err(Refusal::DotSegment));
+        assert_eq!(judge("/services/oauth2/token", &here), Err(Refusal::LoginNotServed));
         let options = judge_as(Method::OPTIONS, Version::HTTP_11, "*", &here);
         assert_eq!(options, Err(Refusal::PathNotServed));
     }

@@ -269,7 +269,7 @@ async fn the_failure_table_lists_every_error_of_ours() {
     let told: BTreeSet<(String, String)> = errors
         .iter()
         .map(|error| {
-            let response = error.response();
+            let response = error.response(None);
             let body: Value = serde_json::from_slice(response.body()).unwrap();
             let code = body[0]["errorCode"].as_str().unwrap().to_owned();
             (response.status().as_u16().to_string(), code)

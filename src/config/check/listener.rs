@@ -63,6 +63,7 @@ impl Check {
             hosts: hosts?,
             allowed_origins: origins?,
             extra_paths: paths?,
+            local_login: file.local_login,
             insecure_allow_any_caller: file.insecure_allow_any_caller,
             users: users?,
             max_connections: connections?,

@@ -10,8 +10,8 @@
 //! | `front` | what happens to one request; read it first |
 //! | `grant` `approvals` `session` `identity` `page` | who is let in, for how long |
 //! | `a360` `tenant` | Data Cloud: its tokens, its host |
-//! | `rest` `bulk` `apex` `soql` `store` | what the API does |
-//! | `answer` `body` | how it is said |
+//! | `rest` `bulk` `bulk1` `soap` `apex` `soql` `store` | what the API does |
+//! | `answer` `body` `xml` | how it is said |
 //! | `control` `control_api` `faults` `record` | how to make it misbehave, and what it saw |
 //!
 //! Owns: the org's thread and runtime, so that a busy proxy cannot starve it.
@@ -24,6 +24,7 @@ mod apex;
 mod approvals;
 mod body;
 mod bulk;
+mod bulk1;
 mod certificate;
 mod connections;
 mod control;
@@ -39,6 +40,7 @@ mod rest;
 mod server;
 mod session;
 mod settings;
+mod soap;
 mod soql;
 mod store;
 mod summary;
@@ -47,6 +49,7 @@ mod tenant;
 #[cfg(test)]
 mod tests;
 mod world;
+mod xml;
 
 use std::{
     fmt, io,

@@ -41,6 +41,9 @@ pub struct Stats {
     /// Requests at the Data Cloud host, and those it answered with 401.
     pub tenant_requests: u64,
     pub tenant_401: u64,
+    /// SOAP and Bulk API 1.0 calls that the org refused for their session.
+    pub soap_invalid_session: u64,
+    pub bulk1_invalid_session: u64,
 }
 
 /// Token requests by the grant they asked for.
@@ -109,6 +112,8 @@ pub(crate) struct Counters {
     pub(crate) a360_exchanges: AtomicU64,
     pub(crate) tenant_requests: AtomicU64,
     pub(crate) tenant_401: AtomicU64,
+    pub(crate) soap_invalid_session: AtomicU64,
+    pub(crate) bulk1_invalid_session: AtomicU64,
     /// For `Sforce-Limit-Info`; not reset.
     pub(crate) api_usage: AtomicU64,
 }
@@ -118,6 +123,8 @@ pub(crate) struct Counters {
 pub(crate) struct BodySeen {
     bytes: u64,
     hash: Context,
+    /// The body itself held a living session, as SOAP's do.
+    token_known: bool,
 }
 
 pub(crate) type Seen = Arc<Mutex<BodySeen>>;
@@ -181,6 +188,8 @@ impl Counters {
             a360_exchanges: self.a360_exchanges.load(Relaxed),
             tenant_requests: self.tenant_requests.load(Relaxed),
             tenant_401: self.tenant_401.load(Relaxed),
+            soap_invalid_session: self.soap_invalid_session.load(Relaxed),
+            bulk1_invalid_session: self.bulk1_invalid_session.load(Relaxed),
         }
     }
 
@@ -199,6 +208,8 @@ impl Counters {
             &self.a360_exchanges,
             &self.tenant_requests,
             &self.tenant_401,
+            &self.soap_invalid_session,
+            &self.bulk1_invalid_session,
         ]
         .into_iter()
         .chain(&self.by_grant)
@@ -219,6 +230,7 @@ impl BodySeen {
         Arc::new(Mutex::new(Self {
             bytes: 0,
             hash: Context::new(&SHA256),
+            token_known: false,
         }))
     }
 
@@ -226,6 +238,15 @@ impl BodySeen {
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.bytes += chunk.len() as u64;
         seen.hash.update(chunk);
+    }
+
+    /// Notes that the body held a living session.
+    pub(crate) fn knows_token(seen: &Seen) {
+        seen.lock().unwrap_or_else(PoisonError::into_inner).token_known = true;
+    }
+
+    fn token_known(seen: &Seen) -> bool {
+        seen.lock().unwrap_or_else(PoisonError::into_inner).token_known
     }
 
     /// How many, and their SHA-256 in hex.
@@ -279,6 +300,7 @@ impl Recorder {
                 Recorded {
                     body_bytes,
                     body_sha256,
+                    token_known: entry.request.token_known || BodySeen::token_known(&entry.seen),
                     ..entry.request.clone()
                 }
             })
@@ -313,6 +335,8 @@ impl Stats {
             "a360_exchanges": self.a360_exchanges,
             "tenant_requests": self.tenant_requests,
             "tenant_401": self.tenant_401,
+            "soap_invalid_session": self.soap_invalid_session,
+            "bulk1_invalid_session": self.bulk1_invalid_session,
         })
     }
 }

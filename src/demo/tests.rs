@@ -4,6 +4,7 @@
 
 mod browser;
 mod bulk;
+mod bulk1;
 mod calls;
 mod controls;
 mod data;
@@ -12,6 +13,8 @@ mod flows;
 mod logins;
 mod refresh;
 mod saml;
+mod soap;
+mod soap_metadata;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

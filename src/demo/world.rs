@@ -18,6 +18,7 @@ use aws_lc_rs::signature::RsaKeyPair;
 use super::{
     a360::DcTokens,
     bulk::Jobs,
+    bulk1,
     connections::Connections,
     faults::Faults,
     grant::Grants,
@@ -26,6 +27,7 @@ use super::{
     rest::query::Cursors,
     session::Sessions,
     settings::Settings,
+    soap::Metadata,
     store::Store,
     tasks::Tasks,
     tenant::Batches,
@@ -70,6 +72,8 @@ pub(crate) struct World {
     batches: Mutex<Batches>,
     store: Mutex<Store>,
     jobs: Mutex<Jobs>,
+    bulk1: Mutex<bulk1::Jobs>,
+    metadata: Mutex<Metadata>,
     cursors: Mutex<Cursors>,
     faults: Mutex<Faults>,
     advanced_ms: AtomicU64,
@@ -78,6 +82,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(settings: Settings, urls: Urls, tasks: Tasks) -> Self {
         let store = Store::seeded(settings.seed_accounts, settings.clock.now());
+        let metadata = Metadata::seeded(settings.clock.now());
         Self {
             connections: Connections::default(),
             counters: Counters::default(),
@@ -88,6 +93,8 @@ impl World {
             batches: Mutex::default(),
             store: Mutex::new(store),
             jobs: Mutex::default(),
+            bulk1: Mutex::default(),
+            metadata: Mutex::new(metadata),
             cursors: Mutex::default(),
             faults: Mutex::new(Faults::new(&settings)),
             advanced_ms: AtomicU64::new(0),
@@ -157,6 +164,14 @@ impl World {
 
     pub(crate) fn jobs(&self) -> MutexGuard<'_, Jobs> {
         lock(&self.jobs)
+    }
+
+    pub(crate) fn bulk1(&self) -> MutexGuard<'_, bulk1::Jobs> {
+        lock(&self.bulk1)
+    }
+
+    pub(crate) fn metadata(&self) -> MutexGuard<'_, Metadata> {
+        lock(&self.metadata)
     }
 
     pub(crate) fn cursors(&self) -> MutexGuard<'_, Cursors> {

@@ -10,10 +10,10 @@
 //! | `front` | what happens to one request; read it first |
 //! | `grant` `approvals` `session` `identity` `page` | who is let in, for how long |
 //! | `a360` `tenant` | Data Cloud: its tokens, its host |
-//! | `rest` `bulk` `apex` `soql` `store` | what the API does |
+//! | `rest` `bulk` `bulk1` `soap` `apex` `soql` `store` | what the API does |
 //! | `events` `bus` | what happened, for those who listen |
 //! | `cometd` `pubsub` | how they listen: the Streaming API, the Pub/Sub API (gRPC) |
-//! | `answer` `body` | how it is said |
+//! | `answer` `body` `xml` | how it is said |
 //! | `control` `control_api` `faults` `record` | how to make it misbehave, and what it saw |
 //!
 //! Owns: the org's thread and runtime, so that a busy proxy cannot starve it.
@@ -26,6 +26,7 @@ mod apex;
 mod approvals;
 mod body;
 mod bulk;
+mod bulk1;
 mod bus;
 mod certificate;
 mod cometd;
@@ -45,6 +46,7 @@ mod rest;
 mod server;
 mod session;
 mod settings;
+mod soap;
 mod soql;
 mod store;
 mod summary;
@@ -53,6 +55,7 @@ mod tenant;
 #[cfg(test)]
 mod tests;
 mod world;
+mod xml;
 
 use std::{
     fmt, io,

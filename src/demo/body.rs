@@ -70,6 +70,13 @@ impl Upload {
         Self { incoming, seen }
     }
 
+    /// Notes that the body, once read, held a living session.
+    pub(crate) fn knows_token(&self) {
+        if let Some(seen) = &self.seen {
+            BodySeen::knows_token(seen);
+        }
+    }
+
     /// The next piece; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UploadError> {
         while let Some(frame) = self.incoming.frame().await {

@@ -5,7 +5,7 @@
 //! Source: Salesforce Bulk API 2.0 guide; SF §6 (`Sforce-Locator`, `Sforce-NumberOfRecords`).
 
 pub(crate) mod csv;
-mod ingest;
+pub(crate) mod ingest;
 mod query;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -20,14 +20,14 @@ use super::{
     answer::{Answer, Said, Wish},
     apex,
     body::{OrgBody, Upload, UploadError},
-    cometd,
+    bulk1, cometd,
     connections::Connection,
     events,
     faults::Reply,
     grant::TokenRequest,
     identity,
     rest::{self, Call, small},
-    tenant,
+    soap, tenant,
     world::{Door, World},
 };
 
@@ -47,14 +47,14 @@ pub(crate) async fn serve(
 ) -> Result<Response<OrgBody>, Cut> {
     let busy = connection.busy();
     let at_tenant = connection.door == Door::Tenant;
-    let known = identity::bearer(request.headers()).is_some_and(|token| {
+    let path = clean(request.uri().path());
+    let known = credential(&path, at_tenant, request.headers()).is_some_and(|token| {
         if at_tenant {
             a360::living(&world, token).is_some()
         } else {
             world.sessions().peek(token, world.now()).is_some()
         }
     });
-    let path = clean(request.uri().path());
     let seen = match path.as_str() {
         TOKEN_PATH if !at_tenant => None,
         _ => world.recorder.note(&request, known),
@@ -71,6 +71,10 @@ pub(crate) async fn serve(
         streaming_call(&world, &connection, &path, &parts, &mut upload).await
     } else if let Some(answer) = other_identity(&world, &path, &parts, &mut upload).await {
         answer
+    } else if soap::is_path(&path) {
+        soap::call(&world, &connection, &path, &parts, &mut upload).await
+    } else if bulk1::is_path(&path) {
+        bulk1::call(&world, &connection, &path, &parts, &mut upload).await
     } else {
         api(&world, &connection, &path, &parts, &mut upload).await
     };
@@ -94,6 +98,16 @@ pub(crate) async fn serve(
 /// The path with a doubled leading slash made one, as real orgs accept it.
 fn clean(path: &str) -> String {
     format!("/{}", path.trim_start_matches('/'))
+}
+
+/// What the request shows of a credential before its body is read: nothing, for SOAP.
+fn credential<'a>(path: &str, at_tenant: bool, headers: &'a HeaderMap) -> Option<&'a str> {
+    match path {
+        _ if at_tenant => identity::bearer(headers),
+        path if soap::is_path(path) => None,
+        path if bulk1::is_path(path) => bulk1::session(headers),
+        _ => identity::bearer(headers),
+    }
 }
 
 async fn token(world: &World, parts: &Parts, upload: &mut Upload) -> Result<Answer, Cut> {
@@ -248,9 +262,7 @@ async fn api(
         }
         None => match work(world, path, parts, upload).await {
             Ok(answer) => answer,
-            Err(UploadError::Broken) => return Err(Cut),
-            Err(UploadError::TooLarge) => Answer::error(413, "CONTENT_TOO_LARGE", "The request is too large"),
-            Err(e @ UploadError::Encoding) => Answer::error(400, "INVALID_CONTENT", e.to_string()),
+            Err(e) => unreadable(&e)?,
         },
     };
     if answer.status == 401 {
@@ -259,8 +271,17 @@ async fn api(
     Ok(limit_info(world, path, answer))
 }
 
-/// Why the call is not let in, if it is not.
-fn refused(world: &World, connection: &Connection, path: &str, parts: &Parts) -> Option<Answer> {
+/// The answer to a body that could not be read.
+pub(crate) fn unreadable(error: &UploadError) -> Result<Answer, Cut> {
+    match error {
+        UploadError::Broken => Err(Cut),
+        UploadError::TooLarge => Ok(Answer::error(413, "CONTENT_TOO_LARGE", "The request is too large")),
+        UploadError::Encoding => Ok(Answer::error(400, "INVALID_CONTENT", error.to_string())),
+    }
+}
+
+/// Target or headers over the edge's limit.
+pub(crate) fn too_long(parts: &Parts) -> Option<Answer> {
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let headers: usize = parts
         .headers
@@ -280,6 +301,14 @@ fn refused(world: &World, connection: &Connection, path: &str, parts: &Parts) ->
             "REQUEST_HEADER_FIELDS_TOO_LARGE",
             "The combined length of the URI and headers exceeds the 16,384 byte limit",
         ));
+    }
+    None
+}
+
+/// Why the call is not let in, if it is not.
+fn refused(world: &World, connection: &Connection, path: &str, parts: &Parts) -> Option<Answer> {
+    if let Some(refusal) = too_long(parts) {
+        return Some(refusal);
     }
     if is_version_list(path) {
         return None;
@@ -322,7 +351,7 @@ async fn work(world: &Arc<World>, path: &str, parts: &Parts, upload: &mut Upload
     })
 }
 
-fn no_such_url() -> Answer {
+pub(crate) fn no_such_url() -> Answer {
     let page = "<html><head><title>URL No Longer Exists</title></head><body>URL No Longer Exists</body></html>";
     Answer::text(404, "text/html;charset=UTF-8", page)
 }

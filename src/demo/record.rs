@@ -48,6 +48,9 @@ pub struct Stats {
     pub pubsub_requests: u64,
     pub pubsub_auth_errors: u64,
     pub pubsub_subscriptions: u64,
+    /// SOAP and Bulk API 1.0 calls that the org refused for their session.
+    pub soap_invalid_session: u64,
+    pub bulk1_invalid_session: u64,
 }
 
 /// Token requests by the grant they asked for.
@@ -123,6 +126,8 @@ pub(crate) struct Counters {
     pub(crate) pubsub_auth_errors: AtomicU64,
     /// Now; not reset.
     pub(crate) pubsub_subscriptions: AtomicU64,
+    pub(crate) soap_invalid_session: AtomicU64,
+    pub(crate) bulk1_invalid_session: AtomicU64,
     /// For `Sforce-Limit-Info`; not reset.
     pub(crate) api_usage: AtomicU64,
 }
@@ -132,6 +137,8 @@ pub(crate) struct Counters {
 pub(crate) struct BodySeen {
     bytes: u64,
     hash: Context,
+    /// The body itself held a living session, as SOAP's do.
+    token_known: bool,
 }
 
 pub(crate) type Seen = Arc<Mutex<BodySeen>>;
@@ -203,6 +210,8 @@ impl Counters {
             pubsub_requests: self.pubsub_requests.load(Relaxed),
             pubsub_auth_errors: self.pubsub_auth_errors.load(Relaxed),
             pubsub_subscriptions: self.pubsub_subscriptions.load(Relaxed),
+            soap_invalid_session: self.soap_invalid_session.load(Relaxed),
+            bulk1_invalid_session: self.bulk1_invalid_session.load(Relaxed),
         }
     }
 
@@ -224,6 +233,8 @@ impl Counters {
             &self.cometd_401,
             &self.pubsub_requests,
             &self.pubsub_auth_errors,
+            &self.soap_invalid_session,
+            &self.bulk1_invalid_session,
         ]
         .into_iter()
         .chain(&self.by_grant)
@@ -257,6 +268,7 @@ impl BodySeen {
         Arc::new(Mutex::new(Self {
             bytes: 0,
             hash: Context::new(&SHA256),
+            token_known: false,
         }))
     }
 
@@ -264,6 +276,15 @@ impl BodySeen {
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.bytes += chunk.len() as u64;
         seen.hash.update(chunk);
+    }
+
+    /// Notes that the body held a living session.
+    pub(crate) fn knows_token(seen: &Seen) {
+        seen.lock().unwrap_or_else(PoisonError::into_inner).token_known = true;
+    }
+
+    fn token_known(seen: &Seen) -> bool {
+        seen.lock().unwrap_or_else(PoisonError::into_inner).token_known
     }
 
     /// How many, and their SHA-256 in hex.
@@ -317,6 +338,7 @@ impl Recorder {
                 Recorded {
                     body_bytes,
                     body_sha256,
+                    token_known: entry.request.token_known || BodySeen::token_known(&entry.seen),
                     ..entry.request.clone()
                 }
             })
@@ -356,6 +378,8 @@ impl Stats {
             "pubsub_requests": self.pubsub_requests,
             "pubsub_auth_errors": self.pubsub_auth_errors,
             "pubsub_subscriptions": self.pubsub_subscriptions,
+            "soap_invalid_session": self.soap_invalid_session,
+            "bulk1_invalid_session": self.bulk1_invalid_session,
         })
     }
 }

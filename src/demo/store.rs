@@ -17,7 +17,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{answer::Problem, world::ORG_ID};
-use schema::OBJECTS;
+use schema::{OBJECTS, SYSTEM};
 pub(crate) use table::{ChangeKind, Snapshot, TELLS_OF_CHANGES, Table};
 
 #[derive(Clone)]
@@ -170,6 +170,18 @@ pub(crate) fn iso(millis: u64) -> String {
     let time = UNIX_EPOCH + std::time::Duration::from_millis(millis);
     let text = humantime::format_rfc3339_millis(time).to_string();
     text.replace('Z', "+0000")
+}
+
+/// A field's value as XML and Bulk API 1.0 show it: dates are `xsd:dateTime`; `None` is null.
+pub(crate) fn word(field: &str, value: &Value) -> Option<String> {
+    let field = field.rsplit('.').next().unwrap_or(field);
+    let is_date = |(system, kind): &(&str, &str)| *kind == "datetime" && system.eq_ignore_ascii_case(field);
+    match value {
+        Value::Null => None,
+        Value::String(text) if SYSTEM.iter().any(is_date) => Some(text.replace("+0000", "Z")),
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
 }
 
 #[cfg(test)]

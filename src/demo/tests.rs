@@ -4,6 +4,7 @@
 
 mod browser;
 mod bulk;
+mod bulk1;
 mod calls;
 mod controls;
 mod data;
@@ -13,6 +14,8 @@ mod logins;
 mod pubsub;
 mod refresh;
 mod saml;
+mod soap;
+mod soap_metadata;
 mod streaming;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -18,6 +18,7 @@ use aws_lc_rs::signature::RsaKeyPair;
 use super::{
     a360::DcTokens,
     bulk::Jobs,
+    bulk1,
     bus::Bus,
     cometd::Clients,
     connections::Connections,
@@ -28,6 +29,7 @@ use super::{
     rest::query::Cursors,
     session::Sessions,
     settings::Settings,
+    soap::Metadata,
     store::Store,
     tasks::Tasks,
     tenant::Batches,
@@ -75,6 +77,8 @@ pub(crate) struct World {
     batches: Mutex<Batches>,
     store: Mutex<Store>,
     jobs: Mutex<Jobs>,
+    bulk1: Mutex<bulk1::Jobs>,
+    metadata: Mutex<Metadata>,
     cursors: Mutex<Cursors>,
     cometd: Mutex<Clients>,
     bus: Mutex<Bus>,
@@ -85,6 +89,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(settings: Settings, urls: Urls, tasks: Tasks) -> Self {
         let store = Store::seeded(settings.seed_accounts, settings.usernames(), settings.clock.now());
+        let metadata = Metadata::seeded(settings.clock.now());
         Self {
             connections: Connections::default(),
             counters: Counters::default(),
@@ -95,6 +100,8 @@ impl World {
             batches: Mutex::default(),
             store: Mutex::new(store),
             jobs: Mutex::default(),
+            bulk1: Mutex::default(),
+            metadata: Mutex::new(metadata),
             cursors: Mutex::default(),
             cometd: Mutex::default(),
             bus: Mutex::default(),
@@ -166,6 +173,14 @@ impl World {
 
     pub(crate) fn jobs(&self) -> MutexGuard<'_, Jobs> {
         lock(&self.jobs)
+    }
+
+    pub(crate) fn bulk1(&self) -> MutexGuard<'_, bulk1::Jobs> {
+        lock(&self.bulk1)
+    }
+
+    pub(crate) fn metadata(&self) -> MutexGuard<'_, Metadata> {
+        lock(&self.metadata)
     }
 
     pub(crate) fn cursors(&self) -> MutexGuard<'_, Cursors> {

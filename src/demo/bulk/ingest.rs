@@ -6,7 +6,7 @@
 //! Fails with: an [`Answer`]; a row's failure is a line of `failedResults`.
 //! Source: Salesforce Bulk API 2.0 guide.
 
-mod rows;
+pub(crate) mod rows;
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ struct Results {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operation {
+pub(crate) enum Operation {
     Insert,
     Update,
     Upsert,

@@ -75,13 +75,9 @@ fn first_page(world: &World, call: &Call, deleted_too: bool) -> Result<Answer, A
         return Ok(page(call, &records, 0, records.len(), ""));
     }
     let mut cursors = world.cursors();
-    cursors.made += 1;
-    let locator = format!("01gSB{:010}AAA", cursors.made);
+    let locator = cursors.next_locator();
     let first = page(call, &records, 0, size, &locator);
-    if cursors.open.len() == KEPT {
-        cursors.open.pop_front();
-    }
-    cursors.open.push_back((locator, records, size));
+    cursors.keep(locator, records, size);
     Ok(first)
 }
 
@@ -103,17 +99,35 @@ fn columns(found: &Found<'_>) -> Answer {
     )
 }
 
-/// `locator` is `01g…-OFFSET`.
 fn next_page(world: &World, call: &Call, locator: &str) -> Result<Answer, Answer> {
-    let lost = || Answer::error(400, "INVALID_QUERY_LOCATOR", "invalid query locator");
-    let (name, offset) = locator.rsplit_once('-').ok_or_else(lost)?;
-    let offset: usize = offset.parse().map_err(|_| lost())?;
     let cursors = world.cursors();
-    let (_, records, size) = cursors.open.iter().find(|(open, ..)| open == name).ok_or_else(lost)?;
-    if offset >= records.len() {
-        return Err(lost());
+    let (name, records, offset, size) = cursors
+        .find(locator)
+        .ok_or_else(|| Answer::error(400, "INVALID_QUERY_LOCATOR", "invalid query locator"))?;
+    Ok(page(call, records, offset, size, name))
+}
+
+impl Cursors {
+    pub(crate) fn next_locator(&mut self) -> String {
+        self.made += 1;
+        format!("01gSB{:010}AAA", self.made)
     }
-    Ok(page(call, records, offset, *size, name))
+
+    /// `size` rows are in each page.
+    pub(crate) fn keep(&mut self, locator: String, records: Vec<Value>, size: usize) {
+        if self.open.len() == KEPT {
+            self.open.pop_front();
+        }
+        self.open.push_back((locator, records, size));
+    }
+
+    /// Of `01g…-OFFSET`: the name, all rows, the offset and the page's size.
+    pub(crate) fn find<'a>(&'a self, locator: &'a str) -> Option<(&'a str, &'a [Value], usize, usize)> {
+        let (name, offset) = locator.rsplit_once('-')?;
+        let offset: usize = offset.parse().ok()?;
+        let (_, records, size) = self.open.iter().find(|(open, ..)| open == name)?;
+        (offset < records.len()).then_some((name, records, offset, *size))
+    }
 }
 
 fn page(call: &Call, records: &[Value], offset: usize, size: usize, locator: &str) -> Answer {
@@ -212,7 +226,7 @@ impl Ord for SortKey {
     }
 }
 
-fn record(store: &Store, found: &Found<'_>, place: usize, base: &str) -> Result<Value, Problem> {
+pub(crate) fn record(store: &Store, found: &Found<'_>, place: usize, base: &str) -> Result<Value, Problem> {
     let mut out = Map::new();
     out.insert("attributes".into(), attributes(found.table, place, base));
     for field in &found.fields {

@@ -125,7 +125,7 @@ pub(crate) static OBJECTS: &[Object] = &[
     },
 ];
 
-const SYSTEM: [(&str, &str); 5] = [
+pub(super) const SYSTEM: [(&str, &str); 5] = [
     ("Id", "id"),
     ("CreatedDate", "datetime"),
     ("LastModifiedDate", "datetime"),

@@ -22,7 +22,7 @@ use crate::demo::{
 
 /// What a CSV column is to the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Column {
+pub(crate) enum Column {
     Id,
     Field(usize),
 }
@@ -77,7 +77,12 @@ pub(super) async fn process(world: &World, id: &str) {
 fn columns(world: &World, job: &Job) -> Result<Vec<Column>, String> {
     let store = world.store();
     let table = store.read(&job.object).ok_or("InvalidBatch : the object is gone")?;
-    if job.header.is_empty() {
+    columns_of(table, &job.header)
+}
+
+/// What each column of `header` is; the text of the failed batch if one is nothing.
+pub(crate) fn columns_of(table: &Table, header: &[String]) -> Result<Vec<Column>, String> {
+    if header.is_empty() {
         return Err("InvalidBatch : Unable to find any headers".into());
     }
     let column = |name: &String| match name.eq_ignore_ascii_case("id") {
@@ -87,7 +92,7 @@ fn columns(world: &World, job: &Job) -> Result<Vec<Column>, String> {
             None => Err(format!("InvalidBatch : Field name not found : {name}")),
         },
     };
-    job.header.iter().map(column).collect()
+    header.iter().map(column).collect()
 }
 
 fn change_rows(world: &World, job: &mut Job, columns: &[Column], slice: &[Vec<String>]) {
@@ -99,7 +104,7 @@ fn change_rows(world: &World, job: &mut Job, columns: &[Column], slice: &[Vec<St
     let (delimiter, end) = (job.dialect.delimiter, job.dialect.line_end());
     for record in slice {
         let words = record.iter().map(String::as_str);
-        match change(table, job, columns, record, now) {
+        match change(table, job.operation, job.external.as_deref(), columns, record, now) {
             Ok((place, created)) => {
                 let id = table.id(place);
                 let created = if created { "true" } else { "false" };
@@ -128,9 +133,10 @@ fn change_rows(world: &World, job: &mut Job, columns: &[Column], slice: &[Vec<St
 }
 
 /// One row; its place and whether it was created.
-fn change(
+pub(crate) fn change(
     table: &mut Table,
-    job: &Job,
+    operation: Operation,
+    external: Option<&str>,
     columns: &[Column],
     record: &[String],
     now: SystemTime,
@@ -147,7 +153,7 @@ fn change(
         let id = named(Column::Id).filter(|id| !id.is_empty());
         table.living(id.ok_or_else(|| Problem::new("MISSING_ARGUMENT", "Id not specified"))?)
     };
-    let old = match job.operation {
+    let old = match operation {
         Operation::Insert => None,
         Operation::Update => Some(by_id(table)?),
         Operation::Delete => {
@@ -156,7 +162,7 @@ fn change(
             return Ok((place, false));
         }
         Operation::Upsert => {
-            let field = job.external.as_deref().unwrap_or("Id");
+            let field = external.unwrap_or("Id");
             match object.field(field) {
                 None => named(Column::Id)
                     .filter(|id| !id.is_empty())

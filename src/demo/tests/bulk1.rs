@@ -1,0 +1,665 @@
+//! Bulk API 1.0 from outside.
+
+use std::{io::Write as _, time::Duration};
+
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+
+use super::{DATA, Got, Practice, got, soap::Chunks, start};
+use crate::demo::{
+    TokenFormat,
+    xml::{self, Element},
+};
+
+const BASE: &str = "/services/async/66.0";
+const NAMESPACE: &str = "http://www.force.com/2009/06/asyncapi/dataload";
+
+fn request(practice: &Practice, method: Method, path: &str, token: &str, kind: &str) -> RequestBuilder {
+    let url = format!("{}{BASE}{path}", practice.org.base_url());
+    let request = practice.client.request(method, url).header("X-SFDC-Session", token);
+    if kind.is_empty() {
+        request
+    } else {
+        request.header("content-type", kind)
+    }
+}
+
+async fn call(practice: &Practice, method: Method, path: &str, token: &str, kind: &str, body: &str) -> Got {
+    let answer = got(request(practice, method, path, token, kind).body(body.to_owned())).await;
+    assert!(!answer.text.contains(token), "no token in an answer");
+    assert_eq!(answer.header("sforce-limit-info"), None);
+    answer
+}
+
+fn root(answer: &Got, name: &str) -> Element {
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/xml"),
+        "{}",
+        answer.text
+    );
+    let root = xml::parse(answer.text.as_bytes()).unwrap();
+    assert_eq!((root.namespace.as_str(), root.name.as_str()), (NAMESPACE, name));
+    root
+}
+
+fn job(fields: &[(&str, &str)]) -> String {
+    let fields: String = fields
+        .iter()
+        .map(|(name, value)| format!("<{name}>{value}</{name}>"))
+        .collect();
+    format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<jobInfo xmlns=\"{NAMESPACE}\">{fields}</jobInfo>")
+}
+
+/// The path of a new job.
+async fn created(practice: &Practice, token: &str, fields: &[(&str, &str)]) -> String {
+    let answer = call(
+        practice,
+        Method::POST,
+        "/job",
+        token,
+        "application/xml; charset=UTF-8",
+        &job(fields),
+    )
+    .await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    let info = root(&answer, "jobInfo");
+    assert_eq!((info.word("state"), info.word("operation")), ("Open", fields[0].1));
+    format!("/job/{}", info.word("id"))
+}
+
+/// The path of a batch that is done, and what is told of it.
+async fn batch(practice: &Practice, token: &str, job: &str, kind: &str, body: &str) -> (String, Element) {
+    let answer = call(practice, Method::POST, &format!("{job}/batch"), token, kind, body).await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    let id = match answer.header("content-type") {
+        Some("application/json") => answer.json()["id"].as_str().unwrap().to_owned(),
+        _ => root(&answer, "batchInfo").word("id").to_owned(),
+    };
+    let path = format!("{job}/batch/{id}");
+    for _ in 0..1000 {
+        let info = root(&call(practice, Method::GET, &path, token, "", "").await, "batchInfo");
+        if !["Queued", "InProgress"].contains(&info.word("state")) {
+            return (path, info);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the batch did not end");
+}
+
+fn refusal(answer: &Got) -> (String, String) {
+    assert_eq!(answer.status, 400, "{}", answer.text);
+    let error = root(answer, "error");
+    (
+        error.word("exceptionCode").to_owned(),
+        error.word("exceptionMessage").to_owned(),
+    )
+}
+
+#[tokio::test]
+async fn a_dead_or_missing_session_is_400() {
+    let practice = start(|_| {}).await;
+    let token = practice.token().await;
+    let url = format!("{}{BASE}/job/750SB0000000001", practice.org.base_url());
+    let dead = "00DSB0000001pRC!dead.session";
+    for (name, value) in [
+        ("x-sfdc-session", dead),
+        ("X-SFDC-SESSION", ""),
+        ("authorization", &*format!("Bearer {token}")),
+    ] {
+        let answer = got(practice.client.get(&url).header(name, value)).await;
+        assert_eq!(
+            refusal(&answer),
+            ("InvalidSessionId".into(), "Invalid session id".into()),
+            "{name}"
+        );
+        assert_eq!(answer.header("content-type"), Some("application/xml"));
+        // jsforce looks for this.
+        assert!(answer.text.contains("<exceptionCode>InvalidSessionId</exceptionCode>") && !answer.text.contains(dead));
+        assert!(!practice.org.requests(1000).last().unwrap().token_known, "{name}");
+    }
+    for (name, value) in [
+        ("content-type", "application/json; charset=UTF-8"),
+        ("accept", "application/json"),
+    ] {
+        let answer = got(practice
+            .client
+            .get(&url)
+            .header("x-sfdc-session", dead)
+            .header(name, value))
+        .await;
+        assert_eq!(answer.status, 400);
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        let body = json!({"exceptionCode": "InvalidSessionId", "exceptionMessage": "Invalid session id"});
+        assert_eq!(answer.json(), body);
+    }
+    let stats = practice.org.stats();
+    assert_eq!(
+        (stats.bulk1_invalid_session, stats.api_401, stats.soap_invalid_session),
+        (5, 0, 0)
+    );
+    let answer = got(practice.client.get(&url).header("X-Sfdc-Session", &token)).await;
+    assert_eq!(refusal(&answer).0, "InvalidJob");
+    assert!(practice.org.requests(1000).last().unwrap().token_known);
+    assert!(!format!("{:?}", practice.org.requests(1000)).contains(&token));
+    practice.org.revoke();
+    let answer = got(practice.client.get(&url).header("X-Sfdc-Session", &token)).await;
+    assert_eq!(refusal(&answer).0, "InvalidSessionId");
+    practice.stop().await;
+}
+
+#[tokio::test]
+async fn a_jwt_is_no_session_here_and_use_extends_an_opaque_one() {
+    let lifetime = Duration::from_secs(600);
+    let practice = start(|settings| settings.token_format = TokenFormat::Jwt { lifetime }).await;
+    let token = practice.token().await;
+    let answer = call(&practice, Method::GET, "/job/750SB0000000001", &token, "", "").await;
+    assert_eq!(refusal(&answer).0, "InvalidSessionId");
+    practice.stop().await;
+    let practice = start(|settings| settings.session_timeout = Duration::from_secs(1800)).await;
+    let token = practice.token().await;
+    for code in ["InvalidJob", "InvalidJob", "InvalidSessionId"] {
+        practice
+            .org
+            .advance(Duration::from_secs(if code == "InvalidJob" { 1200 } else { 1860 }));
+        let answer = call(&practice, Method::GET, "/job/750SB0000000001", &token, "", "").await;
+        assert_eq!(refusal(&answer).0, code);
+    }
+    practice.stop().await;
+}
+
+#[tokio::test]
+async fn csv_rows_go_in_and_tell_how_it_went() {
+    let practice = start(|_| {}).await;
+    let token = practice.token().await;
+    let job = created(
+        &practice,
+        &token,
+        &[("operation", "insert"), ("object", "Account"), ("contentType", "CSV")],
+    )
+    .await;
+    let csv = "Name,AnnualRevenue\n\"One, two\",1\n,2\n";
+    let (path, info) = batch(&practice, &token, &job, "text/csv", csv).await;
+    assert_eq!(
+        (
+            info.word("state"),
+            info.word("numberRecordsProcessed"),
+            info.word("numberRecordsFailed")
+        ),
+        ("Completed", "2", "1")
+    );
+    assert!(info.word("createdDate").ends_with('Z'));
+    let result = call(&practice, Method::GET, &format!("{path}/result"), &token, "", "").await;
+    assert_eq!(result.header("content-type"), Some("text/csv"));
+    let lines: Vec<&str> = result.text.lines().collect();
+    assert_eq!(lines[0], "\"Id\",\"Success\",\"Created\",\"Error\"");
+    assert!(
+        lines[1].starts_with("\"001") && lines[1].ends_with("\"true\",\"true\",\"\""),
+        "{}",
+        lines[1]
+    );
+    assert_eq!(
+        lines[2],
+        "\"\",\"false\",\"false\",\"REQUIRED_FIELD_MISSING:Required fields are missing: [Name]:Name --\""
+    );
+    let sent = call(&practice, Method::GET, &format!("{path}/request"), &token, "", "").await;
+    assert_eq!(
+        (sent.text.as_str(), sent.header("content-type")),
+        (csv, Some("text/csv"))
+    );
+    let id = lines[1].split('"').nth(1).unwrap().to_owned();
+
+    // By id, 15 characters long, and by an external id.
+    for (operation, csv, created_too) in [
+        ("update", format!("Id,Industry\n{},Media\n", &id[..15]), "false"),
+        ("upsert", "External_Id__c,Name\nB1-1,New\n".to_owned(), "true"),
+        ("hardDelete", format!("Id\n{id}\n"), "false"),
+    ] {
+        let fields = [
+            ("operation", operation),
+            ("object", "Account"),
+            ("externalIdFieldName", "External_Id__c"),
+            ("contentType", "CSV"),
+        ];
+        let job = created(&practice, &token, &fields).await;
+        let (path, info) = batch(&practice, &token, &job, "text/csv", &csv).await;
+        assert_eq!(
+            (info.word("state"), info.word("numberRecordsFailed")),
+            ("Completed", "0"),
+            "{operation}"
+        );
+        let result = call(&practice, Method::GET, &format!("{path}/result"), &token, "", "").await;
+        assert!(
+            result.text.contains(&format!("\"true\",\"{created_too}\",\"\"")),
+            "{}",
+            result.text
+        );
+    }
+    assert_eq!(
+        practice
+            .get(&format!("{DATA}/sobjects/Account/{id}"), &token)
+            .await
+            .status,
+        404
+    );
+
+    let (_, failed) = batch(&practice, &token, &job, "text/csv", "Wrong\nx\n").await;
+    assert_eq!(
+        (failed.word("state"), failed.word("stateMessage")),
+        ("Failed", "InvalidBatch : Field name not found : Wrong")
+    );
+    let list = root(
+        &call(&practice, Method::GET, &format!("{job}/batch"), &token, "", "").await,
+        "batchInfoList",
+    );
+    let states: Vec<_> = list.all("batchInfo").map(|b| b.word("state")).collect();
+    assert_eq!(states, ["Completed", "Failed"]);
+    let closed = call(
+        &practice,
+        Method::POST,
+        &job,
+        &token,
+        "application/xml",
+        &self::job(&[("state", "Closed")]),
+    )
+    .await;
+    let info = root(&closed, "jobInfo");
+    assert_eq!(
+        [
+            info.word("state"),
+            info.word("numberBatchesTotal"),
+            info.word("numberBatchesFailed"),
+            info.word("numberRecordsProcessed")
+        ],
+        ["Closed", "2", "1", "2"]
+    );
+    let late = call(
+        &practice,
+        Method::POST,
+        &format!("{job}/batch"),
+        &token,
+        "text/csv",
+        csv,
+    )
+    .await;
+    assert_eq!(refusal(&late).0, "InvalidJobState");
+    practice.stop().await;
+}
+
+/// As simple-salesforce speaks: JSON throughout.
+#[tokio::test]
+async fn json_jobs_speak_json() {
+    let practice = start(|_| {}).await;
+    let token = practice.token().await;
+    const KIND: &str = "application/json";
+    let post = async |path: &str, body: &str| call(&practice, Method::POST, path, &token, KIND, body).await;
+    let get = async |path: &str| call(&practice, Method::GET, path, &token, KIND, "").await.json();
+    let body = r#"{"operation":"insert","object":"Contact","concurrencyMode":1,"contentType":"JSON"}"#;
+    let made = post("/job", body).await;
+    assert_eq!((made.status, made.header("content-type")), (201, Some(KIND)));
+    let made = made.json();
+    assert_eq!(
+        (
+            &made["concurrencyMode"],
+            &made["apiVersion"],
+            &made["numberBatchesTotal"]
+        ),
+        (&json!("Serial"), &json!(66.0), &json!(0))
+    );
+    let job = format!("/job/{}", made["id"].as_str().unwrap());
+    let rows =
+        r#"[{"attributes":{"type":"Contact"},"LastName":"One","DoNotCall":true,"Email":null},{"FirstName":"x"}]"#;
+    let (path, _) = batch(&practice, &token, &job, KIND, rows).await;
+    assert_eq!(get(&path).await["state"], "Completed");
+    let results = get(&format!("{path}/result")).await;
+    assert_eq!(
+        (&results[0]["success"], &results[0]["created"], &results[0]["errors"]),
+        (&json!(true), &json!(true), &json!([]))
+    );
+    assert_eq!(
+        (&results[1]["id"], &results[1]["errors"][0]["statusCode"]),
+        (&Value::Null, &json!("REQUIRED_FIELD_MISSING"))
+    );
+    assert_eq!(get(&format!("{path}/request")).await[0]["LastName"], "One");
+    assert_eq!(
+        get(&format!("{job}/batch")).await["batchInfo"][0]["numberRecordsFailed"],
+        1
+    );
+    assert_eq!(post(&job, r#"{"state":"Closed"}"#).await.json()["state"], "Closed");
+
+    let query = post(
+        "/job",
+        r#"{"operation":"query","object":"Contact","contentType":"JSON"}"#,
+    )
+    .await
+    .json();
+    let job = format!("/job/{}", query["id"].as_str().unwrap());
+    let soql = "SELECT Id, LastName, DoNotCall FROM Contact WHERE LastName = 'One'";
+    let (path, _) = batch(&practice, &token, &job, KIND, soql).await;
+    let list = get(&format!("{path}/result")).await;
+    let rows = get(&format!("{path}/result/{}", list[0].as_str().unwrap())).await;
+    assert_eq!(
+        (
+            &rows[0]["LastName"],
+            &rows[0]["DoNotCall"],
+            &rows[0]["attributes"]["type"]
+        ),
+        (&json!("One"), &json!(true), &json!("Contact"))
+    );
+    let bad = call(&practice, Method::POST, "/job", &token, KIND, "{").await;
+    assert_eq!(
+        (bad.status, &bad.json()["exceptionCode"]),
+        (400, &json!("ClientInputError"))
+    );
+    practice.stop().await;
+}
+
+#[tokio::test]
+async fn xml_jobs_and_queries_of_every_kind() {
+    let practice = start(|settings| settings.seed_accounts = 3).await;
+    let token = practice.token().await;
+    // XML is what a job is without a content type.
+    let job = created(
+        &practice,
+        &token,
+        &[
+            ("operation", "upsert"),
+            ("object", "Account"),
+            ("externalIdFieldName", "External_Id__c"),
+        ],
+    )
+    .await;
+    let rows = format!(
+        "<sObjects xmlns=\"{NAMESPACE}\" xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><sObject><External_Id__c>A-0001</External_Id__c>\
+        <Name>A &amp; B</Name><Phone xsi:nil=\"true\"/></sObject><sObject><Name>No id</Name></sObject></sObjects>"
+    );
+    let (path, info) = batch(&practice, &token, &job, "text/xml", &rows).await;
+    assert_eq!(info.word("state"), "Completed");
+    let results = root(
+        &call(&practice, Method::GET, &format!("{path}/result"), &token, "", "").await,
+        "results",
+    );
+    assert_eq!(
+        (results.children[0].word("success"), results.children[0].word("created")),
+        ("true", "false")
+    );
+    assert_eq!(
+        results.children[1].child("errors").unwrap().word("statusCode"),
+        "MISSING_ARGUMENT"
+    );
+
+    let soql = "SELECT Name, Phone FROM Account WHERE External_Id__c = 'A-0001'";
+    for (kind, content) in [("text/csv", "CSV"), ("application/xml", "XML")] {
+        let job = created(
+            &practice,
+            &token,
+            &[
+                ("operation", "queryAll"),
+                ("object", "Account"),
+                ("contentType", content),
+            ],
+        )
+        .await;
+        let (path, info) = batch(&practice, &token, &job, kind, soql).await;
+        assert_eq!(
+            (info.word("state"), info.word("numberRecordsProcessed")),
+            ("Completed", "1"),
+            "{content}"
+        );
+        // tap-salesforce asks with JSON's content type and reads XML.
+        let list = call(
+            &practice,
+            Method::GET,
+            &format!("{path}/result"),
+            &token,
+            "application/json",
+            "",
+        )
+        .await;
+        let result = root(&list, "result-list").word("result").to_owned();
+        let rows = call(
+            &practice,
+            Method::GET,
+            &format!("{path}/result/{}", &result[..15]),
+            &token,
+            "",
+            "",
+        )
+        .await;
+        if content == "CSV" {
+            assert_eq!(rows.text, "\"Name\",\"Phone\"\n\"A & B\",\"\"\n");
+        } else {
+            let record = root(&rows, "queryResult").children[0].clone();
+            assert_eq!((record.word("type"), record.word("Name")), ("Account", "A & B"));
+            assert!(record.child("Phone").unwrap().nil);
+        }
+        let wrong = call(
+            &practice,
+            Method::GET,
+            &format!("{path}/result/752SB0000000zzz"),
+            &token,
+            "",
+            "",
+        )
+        .await;
+        assert_eq!(refusal(&wrong).0, "InvalidBatch");
+    }
+    let job = created(
+        &practice,
+        &token,
+        &[("operation", "query"), ("object", "Account"), ("contentType", "CSV")],
+    )
+    .await;
+    let (path, _) = batch(
+        &practice,
+        &token,
+        &job,
+        "text/csv",
+        "SELECT Id FROM Account WHERE Name = 'nobody'",
+    )
+    .await;
+    let list = call(&practice, Method::GET, &format!("{path}/result"), &token, "", "").await;
+    let result = root(&list, "result-list").word("result").to_owned();
+    let none = call(
+        &practice,
+        Method::GET,
+        &format!("{path}/result/{result}"),
+        &token,
+        "",
+        "",
+    )
+    .await;
+    assert_eq!(none.text, "Records not found for this query");
+    for soql in ["SELECT", "SELECT Id FROM Contact", "SELECT COUNT() FROM Account"] {
+        let (path, info) = batch(&practice, &token, &job, "text/csv", soql).await;
+        assert_eq!(info.word("state"), "Failed", "{soql}");
+        assert!(
+            info.word("stateMessage")
+                .starts_with("InvalidBatch : Failed to process query")
+        );
+        let result = call(&practice, Method::GET, &format!("{path}/result"), &token, "", "").await;
+        assert_eq!(
+            refusal(&result),
+            ("InvalidBatch".into(), "Records not processed".into())
+        );
+    }
+    practice.stop().await;
+}
+
+#[tokio::test]
+async fn every_other_refusal_has_its_code() {
+    let practice = start(|settings| settings.bulk_delay = Duration::from_millis(200)).await;
+    let token = practice.token().await;
+    let query = created(
+        &practice,
+        &token,
+        &[("operation", "query"), ("object", "Account"), ("contentType", "CSV")],
+    )
+    .await;
+    let big = "x".repeat(10_000_001);
+    let batches = format!("{query}/batch");
+    let unknown = format!("{query}/batch/751SB0000000zzz");
+    for (method, path, kind, body, code) in [
+        (
+            Method::POST,
+            "/job",
+            "",
+            job(&[("operation", "walk"), ("object", "Account")]),
+            "InvalidJob",
+        ),
+        (
+            Method::POST,
+            "/job",
+            "",
+            job(&[("operation", "upsert"), ("object", "Account")]),
+            "InvalidJob",
+        ),
+        (
+            Method::POST,
+            "/job",
+            "",
+            job(&[("operation", "insert"), ("object", "Account"), ("contentType", "ZIP")]),
+            "InvalidJob",
+        ),
+        (
+            Method::POST,
+            "/job",
+            "",
+            job(&[("operation", "insert"), ("object", "Nothing")]),
+            "InvalidEntity",
+        ),
+        (
+            Method::POST,
+            "/job",
+            "",
+            job(&[]).replace(NAMESPACE, "urn:other"),
+            "ClientInputError",
+        ),
+        (Method::POST, "/job", "", "<jobInfo".into(), "ClientInputError"),
+        (
+            Method::POST,
+            "/job",
+            "",
+            format!("<!DOCTYPE jobInfo>{}", &job(&[])[39..]),
+            "ClientInputError",
+        ),
+        (
+            Method::POST,
+            query.as_str(),
+            "",
+            job(&[("state", "Sleeping")]),
+            "ClientInputError",
+        ),
+        (Method::GET, "/job/750SB0000000zzz", "", String::new(), "InvalidJob"),
+        (Method::GET, unknown.as_str(), "", String::new(), "InvalidBatch"),
+        (
+            Method::POST,
+            batches.as_str(),
+            "application/xml",
+            "SELECT Id FROM Account".into(),
+            "ClientInputError",
+        ),
+        (
+            Method::POST,
+            batches.as_str(),
+            "text/csv",
+            String::new(),
+            "ClientInputError",
+        ),
+        (Method::POST, batches.as_str(), "text/csv", big, "ClientInputError"),
+        (Method::GET, "/jobs", "", String::new(), "InvalidUrl"),
+        (Method::DELETE, query.as_str(), "", String::new(), "InvalidUrl"),
+    ] {
+        let answer = call(&practice, method, path, &token, kind, &body).await;
+        assert_eq!(refusal(&answer).0, code, "{path}");
+    }
+    for version in ["30.0", "99.0", "x"] {
+        let url = format!("{}/services/async/{version}/job", practice.org.base_url());
+        let answer = got(practice.client.post(url).header("x-sfdc-session", &token)).await;
+        assert_eq!(refusal(&answer).0, "InvalidVersion");
+    }
+    // An aborted job's batch that has not begun never does.
+    let added = call(
+        &practice,
+        Method::POST,
+        &batches,
+        &token,
+        "text/csv",
+        "SELECT Id FROM Account",
+    )
+    .await;
+    assert_eq!(root(&added, "batchInfo").word("state"), "Queued");
+    let aborted = call(
+        &practice,
+        Method::POST,
+        &query,
+        &token,
+        "",
+        &job(&[("state", "Aborted")]),
+    )
+    .await;
+    assert_eq!(root(&aborted, "jobInfo").word("state"), "Aborted");
+    let list = root(
+        &call(&practice, Method::GET, &batches, &token, "", "").await,
+        "batchInfoList",
+    );
+    assert_eq!(list.children[0].word("state"), "Not Processed");
+    practice.stop().await;
+}
+
+#[tokio::test]
+async fn uploads_come_compressed_or_in_chunks() {
+    let practice = start(|_| {}).await;
+    let token = practice.token().await;
+    let fields = [("operation", "insert"), ("object", "Lead"), ("contentType", "CSV")];
+    let job = created(&practice, &token, &fields).await;
+    let csv = "LastName,Company\nA,B\n";
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(csv.as_bytes()).unwrap();
+    let path = format!("{job}/batch");
+    let add = || request(&practice, Method::POST, &path, &token, "text/csv; charset=UTF-8");
+    let packed = add().header("content-encoding", "gzip").body(encoder.finish().unwrap());
+    assert_eq!(got(packed.header("Sforce-Enable-PKChunking", "true")).await.status, 201);
+    let parts = ["LastName,Com", "pany\nA,B\n"].map(bytes::Bytes::from);
+    let chunked = add().body(reqwest::Body::wrap(Chunks(parts.into())));
+    assert_eq!(got(chunked).await.status, 201);
+    let (_, info) = batch(&practice, &token, &job, "text/csv", csv).await;
+    assert_eq!(info.word("numberRecordsProcessed"), "1");
+    let list = root(
+        &call(&practice, Method::GET, &path, &token, "", "").await,
+        "batchInfoList",
+    );
+    let done: Vec<_> = list
+        .all("batchInfo")
+        .map(|b| (b.word("state"), b.word("numberRecordsProcessed")))
+        .collect();
+    assert_eq!(done, [("Completed", "1"); 3]);
+    practice.stop().await;
+}
+
+#[tokio::test]
+async fn the_switches_work_here_too() {
+    let practice = start(|settings| settings.early_401 = true).await;
+    let token = practice.token().await;
+    let body = json!({"status": 503, "body": "<busy/>", "content_type": "application/xml", "path_prefix": BASE});
+    practice.control("api", body).await;
+    let answer = call(&practice, Method::GET, "/job/x", &token, "", "").await;
+    assert_eq!((answer.status, answer.text.as_str()), (503, "<busy/>"));
+    assert_eq!(
+        refusal(&call(&practice, Method::GET, "/job/x", &token, "", "").await).0,
+        "InvalidJob"
+    );
+    let stats = got(practice
+        .client
+        .get(format!("{}/control/stats", practice.org.control_url())))
+    .await;
+    assert_eq!(stats.json()["bulk1_invalid_session"], 0);
+    practice.control("down", json!({"api": true})).await;
+    assert!(
+        request(&practice, Method::GET, "/job/x", &token, "")
+            .send()
+            .await
+            .is_err()
+    );
+    practice.stop().await;
+}

@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -104,6 +104,21 @@ impl Door {
                 }
             }
         }
+    }
+
+    /// Answers a call that came without TLS where the listener speaks https; the connection ends with it.
+    pub fn refuse_plain(&self, request: &Request<Incoming>) -> Response<OutgoingBody> {
+        let mut record = Record::start(&self.proxy.calls, request.method());
+        self.proxy.calls.guard_refused(Refusal::PlainHttp);
+        let error = CallError::Guard(Refusal::PlainHttp);
+        let mut response = error.response();
+        // HTTP/2 has no such header.
+        if request.version() < Version::HTTP_2 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        record.answered(response.status());
+        response.map(|body| OutgoingBody::own(body, record, error.outcome()))
     }
 
     /// The guard's word, and the call as the org will see it but for host and credential.

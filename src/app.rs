@@ -375,8 +375,10 @@ async fn listener_tls(
             return Err(Problems::one(format!("listeners[{index}].tls"), text).into());
         }
     };
-    let failures = &metrics.tls_handshake_failures;
-    Ok(opened.map(|config| Tls::new(config, failures.clone())))
+    Ok(opened.map(|opened| {
+        opened.tell();
+        Tls::new(opened.config, metrics.tls_handshake_failures.clone())
+    }))
 }
 
 async fn bind(setting: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {

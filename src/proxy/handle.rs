@@ -117,6 +117,7 @@ impl Door {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
+        tracing::debug!(error = %error, status = response.status().as_u16(), "answered ourselves");
         record.answered(response.status());
         response.map(|body| OutgoingBody::own(body, record, error.outcome()))
     }

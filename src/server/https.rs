@@ -24,7 +24,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{Builders, Limits, TLS_HANDSHAKE, accept_all, connection, speak_h1, speak_h2};
 use crate::shutdown::Stop;
 
-/// From the accept to the end of the handshake. A client that sends nothing holds a permit for so long.
+/// From the accept to the end of the handshake, at most. A client that sends nothing holds a permit for so long.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// With what a listener speaks TLS. Cheap to clone.
@@ -32,16 +32,11 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 pub struct Tls {
     config: Arc<ServerConfig>,
     failures: IntCounter,
-    handshake: Duration,
 }
 
 impl Tls {
     pub fn new(config: Arc<ServerConfig>, failures: IntCounter) -> Self {
-        Self {
-            config,
-            failures,
-            handshake: HANDSHAKE,
-        }
+        Self { config, failures }
     }
 
     /// What the next connection is greeted with; asked for each, so that it need not stay the same.
@@ -73,14 +68,15 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let builders = Arc::new(Builders::new(limits.idle_timeout));
+    let patience = limits.idle_timeout.min(HANDSHAKE);
     // Those who came to the wrong place need not stay.
-    let brief = Arc::new(Builders::new(limits.idle_timeout.min(tls.handshake)));
+    let brief = Arc::new(Builders::new(patience));
     let told = stop.clone();
     let start = move |stream, permit| {
         let (builders, brief, tls) = (Arc::clone(&builders), Arc::clone(&brief), tls.clone());
         let (handler, refuse, stop) = (handler.clone(), refuse.clone(), told.clone());
         async move {
-            match greet(stream, &tls, &stop).await {
+            match greet(stream, &tls, patience, &stop).await {
                 Greeted::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                     Box::pin(speak_h2(*stream, &builders, handler, &stop)).await;
                 }
@@ -103,8 +99,8 @@ enum Greeted {
 }
 
 /// Looks at the first byte, and shakes hands.
-async fn greet(stream: TcpStream, tls: &Tls, stop: &Stop) -> Greeted {
-    let deadline = Instant::now() + tls.handshake;
+async fn greet(stream: TcpStream, tls: &Tls, patience: Duration, stop: &Stop) -> Greeted {
+    let deadline = Instant::now() + patience;
     let mut first = [0];
     // Dropped half-way, looking has taken nothing; a handshake that is dropped has had no call yet.
     let seen = tokio::select! {

@@ -4,11 +4,19 @@
 //! Fails with: [`Problems`] at the listener's settings.
 //! Source: `design.md` §6.4, §8; RFC 7301 (ALPN).
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use rustls::{ServerConfig, crypto::aws_lc_rs::Ticketer, server::ResolvesServerCert, sign::SingleCertAndKey};
 
-use super::{certificate::Pair, generated, given, provider};
+use super::{
+    certificate::Pair,
+    generated::{self, Found},
+    given, provider,
+};
 use crate::config::{Listener, ListenerTls, Problems};
 
 /// Something about a setting below `listeners[].tls`.
@@ -18,28 +26,65 @@ pub struct Complaint {
     pub text: String,
 }
 
+/// With what a listener speaks TLS, and what the log should say of it.
+#[derive(Debug)]
+pub struct Opened {
+    pub config: Arc<ServerConfig>,
+    index: usize,
+    warnings: Vec<Complaint>,
+    /// Of a certificate of our own making.
+    made: Option<(PathBuf, Found)>,
+}
+
 /// The TLS of listener number `index`; `None` if it speaks plain http. May wait for another process that makes a
 /// certificate; makes one itself, if so set.
-pub fn open(index: usize, listener: &Listener, now: SystemTime) -> Result<Option<Arc<ServerConfig>>, Problems> {
+pub fn open(index: usize, listener: &Listener, now: SystemTime) -> Result<Option<Opened>, Problems> {
     let problem = |key: &str, text: String| Problems::one(format!("listeners[{index}].tls.{key}"), text);
-    let pair = match &listener.tls {
+    let (pair, warnings, made) = match &listener.tls {
         None => return Ok(None),
         Some(ListenerTls::Files { certificate, key }) => {
-            let (pair, warnings) =
-                given::read(certificate, key, listener, now).map_err(|complaints| collected(index, complaints))?;
-            warn(index, warnings);
-            pair
+            let read = given::read(certificate, key, listener, now);
+            let (pair, warnings) = read.map_err(|complaints| collected(index, complaints))?;
+            (pair, warnings, None)
         }
         Some(ListenerTls::Generated { directory }) => {
-            warn(index, shared_directory(directory));
             let opened = generated::open(directory, &listener.names(), now)
                 .map_err(|error| problem("generate_in", error.to_string()))?;
-            tell(index, &opened);
-            opened.pair
+            let warnings = shared_directory(directory);
+            (opened.pair, warnings, Some((opened.ca_file, opened.found)))
         }
     };
-    let config = server_config(pair).map_err(|error| problem("certificate_file", error.to_string()))?;
-    Ok(Some(Arc::new(config)))
+    let config =
+        server_config(pair).map_err(|error| Problems::one(format!("listeners[{index}].tls"), error.to_string()))?;
+    Ok(Some(Opened {
+        config: Arc::new(config),
+        index,
+        warnings,
+        made,
+    }))
+}
+
+impl Opened {
+    /// Logs what people have to know or to do.
+    pub fn tell(&self) {
+        let listener = self.index;
+        for warning in &self.warnings {
+            tracing::warn!("{}", told(listener, warning));
+        }
+        let Some((ca, found)) = &self.made else { return };
+        let ca = ca.display();
+        match found {
+            Found::Good => {}
+            Found::Nothing => tracing::info!(listener, %ca, "made a certificate"),
+            Found::Bad(reason) => tracing::warn!(
+                listener,
+                %ca,
+                reason,
+                "made a new certificate with a new authority: apps have to load ca.pem again"
+            ),
+        }
+        tracing::info!(listener, %ca, "speaks https; apps have to trust this ca.pem");
+    }
 }
 
 /// What is wrong with what the settings refer to, and what is allowed and will hurt; writes nothing.
@@ -77,7 +122,7 @@ fn server_config(pair: Pair) -> Result<ServerConfig, rustls::Error> {
     Ok(config)
 }
 
-fn shared_directory(directory: &std::path::Path) -> Vec<Complaint> {
+fn shared_directory(directory: &Path) -> Vec<Complaint> {
     let warning = generated::others_may_write(directory).then(|| Complaint {
         key: "generate_in",
         text: format!(
@@ -89,33 +134,12 @@ fn shared_directory(directory: &std::path::Path) -> Vec<Complaint> {
     warning.into_iter().collect()
 }
 
-fn tell(index: usize, opened: &generated::Opened) {
-    let ca = opened.ca_file.display();
-    match &opened.found {
-        generated::Found::Good => {}
-        generated::Found::Nothing => tracing::info!(listener = index, ca = %ca, "made a certificate"),
-        generated::Found::Bad(reason) => tracing::warn!(
-            listener = index,
-            ca = %ca,
-            reason,
-            "made a new certificate with a new authority: apps have to load ca.pem again"
-        ),
-    }
-    tracing::info!(listener = index, ca = %ca, "speaks https; apps have to trust this ca.pem");
-}
-
 fn collected(index: usize, complaints: Vec<Complaint>) -> Problems {
     let mut problems = Problems::default();
     for Complaint { key, text } in complaints {
         problems.add(format!("listeners[{index}].tls.{key}"), text);
     }
     problems
-}
-
-fn warn(index: usize, warnings: Vec<Complaint>) {
-    for warning in warnings {
-        tracing::warn!("{}", told(index, &warning));
-    }
 }
 
 fn told(index: usize, Complaint { key, text }: &Complaint) -> String {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -410,7 +410,7 @@ async fn a_drain_ends_idle_connections_and_lets_a_call_finish() {
 fn given(folder: &Path, names: &[&str], days: i64) -> (PathBuf, PathBuf) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = rcgen::CertificateParams::new(names).unwrap();
-    let now = SystemTime::now();
+    let now = sf_token_proxy::clock::Clock::system().now();
     let day = |n: i64| Duration::from_secs(n.unsigned_abs() * 24 * 3600);
     params.not_before = (now - day(100)).into();
     params.not_after = if days < 0 { now - day(days) } else { now + day(days) }.into();

@@ -96,6 +96,12 @@ async fn shake_as(address: SocketAddr, config: Arc<ClientConfig>, name: &str) ->
     TlsConnector::from(config).connect(name, connect(address).await).await
 }
 
+/// What happens before any deadline of the program's defaults.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let bound = Duration::from_secs(5);
+    tokio::time::timeout(bound, what).await.expect("it happens soon")
+}
+
 async fn ask(stream: &mut TlsStream<TcpStream>) -> Reply {
     stream.write_all(LIMITS.as_bytes()).await.unwrap();
     read_reply(stream, false).await.expect("an answer")
@@ -165,7 +171,8 @@ async fn plain_http_is_told_to_come_with_https() {
         "{}",
         reply.head
     );
-    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "the connection ends");
+    let ended = soon(stream.read(&mut [0])).await;
+    assert_eq!(ended.unwrap(), 0, "the connection ends");
 
     let io = TokioIo::new(connect(site.app.proxy).await);
     let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
@@ -257,7 +264,7 @@ async fn a_slow_handshake_is_cut_and_gives_its_place_back() {
     {
         let mut slow = connect(site.app.proxy).await;
         slow.write_all(beginning).await.unwrap();
-        let mut waiting = site.shake(&[]).await;
+        let mut waiting = soon(site.shake(&[])).await;
         assert_eq!(ask(&mut waiting).await.status, 200);
         drop(waiting);
         let _ = slow.read_to_end(&mut Vec::new()).await;
@@ -267,13 +274,13 @@ async fn a_slow_handshake_is_cut_and_gives_its_place_back() {
     let mut idle = site.shake(&[]).await;
     assert_eq!(ask(&mut idle).await.status, 200);
     // hyper's timer drops it without the word that ends TLS; no answer is cut off by that.
-    let ended = tokio::time::timeout(Duration::from_secs(10), idle.read(&mut [0])).await;
-    assert!(matches!(ended.unwrap(), Ok(0) | Err(_)));
+    let ended = soon(idle.read(&mut [0])).await;
+    assert!(matches!(ended, Ok(0) | Err(_)));
     let h2 = site.shake(&["h2"]).await;
     let (client, connection) = http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(h2))
         .await
         .unwrap();
-    connection.await.unwrap();
+    soon(connection).await.unwrap();
     drop(client);
     site.app.stop().await;
 }

@@ -5,6 +5,7 @@
 mod browser;
 mod bulk;
 mod bulk1;
+mod bulk1_rows;
 mod calls;
 mod controls;
 mod data;
@@ -15,6 +16,7 @@ mod refresh;
 mod saml;
 mod soap;
 mod soap_metadata;
+mod soap_rows;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -281,11 +281,19 @@ async fn every_other_refusal_has_its_code() {
     )
     .await;
     assert_eq!(root(&aborted, "jobInfo").word("state"), "Aborted");
-    let list = root(
-        &call(&practice, Method::GET, &batches, &token, "", "").await,
-        "batchInfoList",
-    );
-    assert_eq!(list.children[0].word("state"), "NotProcessed");
+    let list = async || {
+        root(
+            &call(&practice, Method::GET, &batches, &token, "", "").await,
+            "batchInfoList",
+        )
+    };
+    assert_eq!(list().await.children[0].word("state"), "NotProcessed");
+    // One that came later is done by now.
+    let fields = [("operation", "query"), ("object", "Account"), ("contentType", "CSV")];
+    let other = created(&practice, &token, &fields).await;
+    let (_, done) = batch(&practice, &token, &other, "text/csv", "SELECT Id FROM Account").await;
+    assert_eq!(done.word("state"), "Completed");
+    assert_eq!(list().await.children[0].word("state"), "NotProcessed");
     practice.stop().await;
 }
 

@@ -18,11 +18,15 @@ pub(super) const APEX: &str = "http://soap.sforce.com/2006/08/apex";
 pub(super) const TOOLING: &str = "urn:tooling.soap.sforce.com";
 pub(super) const ECHO: &str = "http://soap.sforce.com/schemas/class/Echo";
 
+/// Without a token there is no header for it.
 pub(super) fn envelope(namespace: &str, token: &str, headers: &str, operation: &str) -> String {
+    let session = match token {
+        "" => String::new(),
+        token => format!("<w:SessionHeader><w:sessionId>{token}</w:sessionId></w:SessionHeader>"),
+    };
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" \
-        xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xmlns:w=\"{namespace}\"><soapenv:Header><w:SessionHeader>\
-        <w:sessionId>{token}</w:sessionId></w:SessionHeader>{headers}</soapenv:Header>\
+        xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xmlns:w=\"{namespace}\"><soapenv:Header>{session}{headers}</soapenv:Header>\
         <soapenv:Body xmlns=\"{namespace}\">{operation}</soapenv:Body></soapenv:Envelope>"
     )
 }
@@ -148,6 +152,9 @@ async fn the_session_is_taken_from_the_right_header_only() {
     }
     // Neither does a header that is in the body, or an id outside of the header.
     for headers in [
+        format!("<SessionHeader xmlns=\"{ENTERPRISE}\"><w:sessionId>{token}</w:sessionId></SessionHeader>"),
+        format!("<w:SessionHeader><sessionId xmlns=\"{ENTERPRISE}\">{token}</sessionId></w:SessionHeader>"),
+        "<w:SessionHeader><w:sessionId/></w:SessionHeader>".to_owned(),
         format!("<w:sessionId>{token}</w:sessionId>"),
         format!("<w:CallOptions><w:SessionHeader><w:sessionId>{token}</w:sessionId></w:SessionHeader></w:CallOptions>"),
     ] {

@@ -139,12 +139,40 @@ pub struct Listener {
     pub local_login: bool,
     /// The operator knows that anybody who reaches this address acts as the org's user.
     pub insecure_allow_any_caller: bool,
+    /// The listener speaks https with this; `None`: plain http.
+    pub tls: Option<ListenerTls>,
     /// Callers may say whose token they want.
     pub users: Option<Users>,
     /// Client connections at one time; more wait in the kernel's queue.
     pub max_connections: usize,
     /// An idle keep-alive connection, or one whose request head does not arrive, is closed after this.
     pub idle_timeout: Duration,
+}
+
+impl Listener {
+    /// What callers may call it: the loopback names, its own addresses but for those that stand for all, and `hosts`.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let own = self.addresses.iter().map(SocketAddr::ip);
+        names.extend(own.filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()));
+        names.extend(self.hosts.iter().cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// Where a listener's certificate comes from.
+#[derive(Debug, Clone)]
+pub enum ListenerTls {
+    /// Somebody else puts both in place, PEM.
+    Files {
+        /// The listener's own first, then those between it and its authority.
+        certificate: PathBuf,
+        key: PathBuf,
+    },
+    /// The proxy makes it, and keeps it in this directory.
+    Generated { directory: PathBuf },
 }
 
 #[derive(Debug, Clone)]

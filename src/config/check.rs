@@ -54,6 +54,7 @@ impl Check {
         let store = self.store(file.store.as_ref());
         let admin = self.admin(&file.admin);
         self.duplicate_addresses(&file.listeners, &file.admin);
+        self.tls_folders(&file.listeners);
         let upstream = self.upstream(&file.upstream, proxy);
         self.waits_fit(file);
         let replay = self.replay(&file.replay);

@@ -6,12 +6,12 @@
 use serde_json::Value;
 
 use super::{
-    Api, ApiHost, BodyFormat, ClientAuth, Config, DataCloud, Grant, Listener, LogFormat, Org, RefreshToken,
-    RotationPolicy, SecretRef, SendSecret, Store, Users,
+    Api, ApiHost, BodyFormat, ClientAuth, Config, DataCloud, Grant, Listener, ListenerTls, LogFormat, Org,
+    RefreshToken, RotationPolicy, SecretRef, SendSecret, Store, Users,
     check::SUBJECT_TOKEN_URN,
     file::{
         AdminFile, ApiFile, BudgetFile, ClientCredentialsFile, CommandFile, DataCloudFile, File, FileStoreFile,
-        GrantFile, JwtBearerFile, ListenerFile, LogFile, LoginFile, OneOrMany, OrgFile, PasswordFile,
+        GrantFile, JwtBearerFile, ListenerFile, ListenerTlsFile, LogFile, LoginFile, OneOrMany, OrgFile, PasswordFile,
         PlatformCredentialsFile, PubSubFile, RefreshTokenFile, ReplayFile, SamlBearerFile, SecretFile, ShutdownFile,
         Size, Span, StaticFile, StoreFile, TokenExchangeFile, TokenFile, UpstreamFile, UsersBudgetFile, UsersFile,
     },
@@ -75,9 +75,25 @@ fn listener(listener: &Listener) -> ListenerFile {
         extra_paths: listener.extra_paths.clone(),
         local_login: listener.local_login,
         insecure_allow_any_caller: listener.insecure_allow_any_caller,
+        tls: listener.tls.as_ref().map(listener_tls),
         users: listener.users.as_ref().map(users),
         max_connections: number(listener.max_connections),
         idle_timeout: span(listener.idle_timeout),
+    }
+}
+
+fn listener_tls(tls: &ListenerTls) -> ListenerTlsFile {
+    let text = |path: &std::path::Path| Some(path.display().to_string());
+    match tls {
+        ListenerTls::Files { certificate, key } => ListenerTlsFile {
+            certificate_file: text(certificate),
+            key_file: text(key),
+            generate_in: None,
+        },
+        ListenerTls::Generated { directory } => ListenerTlsFile {
+            generate_in: text(directory),
+            ..ListenerTlsFile::default()
+        },
     }
 }
 

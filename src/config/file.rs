@@ -73,6 +73,9 @@ pub struct ListenerFile {
     pub local_login: bool,
     /// Serve an address that is not loopback although callers are not authenticated.
     pub insecure_allow_any_caller: bool,
+    /// Speak https; left out: plain http.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTlsFile>,
     /// Callers may say whose token they want; only with the grant jwt_bearer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<UsersFile>,
@@ -95,6 +98,8 @@ impl Default for ListenerFile {
             // It gives nothing away: whoever may call needs no login.
             local_login: true,
             insecure_allow_any_caller: false,
+            // On loopback nobody listens in, and few clients insist on https.
+            tls: None,
             users: None,
             // Half of the usual limit of 20,000 descriptors: each call may need one upstream as well.
             max_connections: 10_000,
@@ -102,6 +107,22 @@ impl Default for ListenerFile {
             idle_timeout: Span::new("5m"),
         }
     }
+}
+
+/// The certificate of a listener that speaks https: either certificate_file and key_file, or generate_in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerTlsFile {
+    /// The listener's certificate and those between it and its authority, PEM; read at start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<String>,
+    /// The certificate's private key, PEM, without a password; read at start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<String>,
+    /// A folder for a certificate of the proxy's own making; apps trust the `ca.pem` in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generate_in: Option<String>,
 }
 
 /// Tokens of many users, chosen by a header of the call.

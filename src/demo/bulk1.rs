@@ -226,7 +226,7 @@ fn document(root: &str, inside: &str) -> String {
     format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?><{root} xmlns=\"{NAMESPACE}\">{inside}</{root}>")
 }
 
-/// Fields as JSON shows them, written as XML: dates are `xsd:dateTime` there.
+/// Fields as JSON shows them, written as XML: dates are `xsd:dateTime` there. In order of their names, which no client minds.
 fn elements(fields: &Map<String, Value>, out: &mut Writer) {
     for (name, value) in fields {
         match value {

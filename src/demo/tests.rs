@@ -5,6 +5,7 @@
 mod browser;
 mod bulk;
 mod bulk1;
+mod bulk1_rows;
 mod calls;
 mod controls;
 mod data;
@@ -16,6 +17,7 @@ mod refresh;
 mod saml;
 mod soap;
 mod soap_metadata;
+mod soap_rows;
 mod streaming;
 
 use std::time::{SystemTime, UNIX_EPOCH};

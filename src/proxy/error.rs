@@ -203,6 +203,11 @@ fn xml(text: &str) -> String {
 
 fn guard_row(refusal: Refusal) -> Row {
     let (status, code, message) = match refusal {
+        Refusal::PlainHttp => (
+            StatusCode::BAD_REQUEST,
+            "SFPROXY_PLAIN_HTTP",
+            "this listener speaks https (setting listeners[].tls): call it with https://",
+        ),
         Refusal::BadHost => (
             StatusCode::BAD_REQUEST,
             "SFPROXY_BAD_REQUEST",

@@ -22,6 +22,8 @@ pub struct Rules {
 /// Why a call is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
+    /// Plain http on a listener that speaks https.
+    PlainHttp,
     /// No or several `Host` headers, or one that is no host.
     BadHost,
     /// The host is not one of the listener's names.
@@ -43,7 +45,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
+        Self::PlainHttp,
         Self::BadHost,
         Self::WrongHost,
         Self::ForeignTarget,
@@ -59,6 +62,7 @@ impl Refusal {
     /// The word in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::PlainHttp => "plain_http",
             Self::BadHost => "bad_host",
             Self::WrongHost => "wrong_host",
             Self::ForeignTarget => "foreign_target",
@@ -76,18 +80,8 @@ impl Refusal {
 impl Rules {
     /// The listener's names are the loopback names, its own addresses, and `hosts`.
     pub fn new(listener: &Listener, serves: Serves) -> Self {
-        let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-        let own = listener
-            .addresses
-            .iter()
-            .filter(|address| !address.ip().is_unspecified())
-            .map(|address| address.ip().to_string());
-        hosts.extend(own);
-        hosts.extend(listener.hosts.iter().cloned());
-        hosts.sort();
-        hosts.dedup();
         Self {
-            hosts,
+            hosts: listener.names(),
             allowed_origins: listener.allowed_origins.clone(),
             extra_paths: listener.extra_paths.clone(),
             local_login: listener.local_login,
@@ -193,6 +187,7 @@ mod tests {
                 extra_paths: vec![],
                 local_login: false,
                 insecure_allow_any_caller: true,
+                tls: None,
                 users: None,
                 max_connections: 10,
                 idle_timeout: Duration::from_secs(1),

@@ -131,6 +131,22 @@ impl Door {
         }
     }
 
+    /// Answers a call that came without TLS where the listener speaks https; the connection ends with it.
+    pub fn refuse_plain(&self, request: &Request<Incoming>) -> Response<OutgoingBody> {
+        let mut record = Record::start(&self.proxy.calls, request.method());
+        self.proxy.calls.guard_refused(Refusal::PlainHttp);
+        let error = CallError::Guard(Refusal::PlainHttp);
+        let mut response = error.response(None);
+        // HTTP/2 has no such header.
+        if request.version() < Version::HTTP_2 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        tracing::debug!(error = %error, status = response.status().as_u16(), "answered ourselves");
+        record.answered(response.status());
+        response.map(|body| OutgoingBody::own(body, record, error.outcome()))
+    }
+
     /// The guard's word, and the call as the org will see it but for host and credential.
     fn prepare(&self, request: Request<Incoming>, record: &mut Record) -> Result<Call, CallError> {
         let proxy = &*self.proxy;

@@ -480,6 +480,21 @@ fn the_page_of_logins_is_true() {
     }
 }
 
+#[test]
+fn the_page_of_https_is_true() {
+    let page = text("docs/tls.md");
+    let blocks = page.split("```yaml\n").skip(1);
+    let blocks: Vec<&str> = blocks.map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 2);
+    for yaml in blocks {
+        let config = from_yaml(yaml, "docs/tls.md", &Vars::default());
+        assert!(config.is_ok(), "{}\n{yaml}", config.unwrap_err());
+    }
+    for code in page.split('`').filter(|word| word.starts_with("SFPROXY_")) {
+        assert!(text("README.md").contains(&format!("`{code}`")), "{code}");
+    }
+}
+
 /// The keys of `grant` in the schema, without the one that other files show.
 fn shown_grants() -> Vec<String> {
     let schema: Value = serde_json::from_str(&text("config/schema.json")).unwrap();

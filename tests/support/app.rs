@@ -38,6 +38,7 @@ pub fn settings_for(login_url: &str, secret_file: PathBuf) -> Config {
             extra_paths: vec![],
             local_login: true,
             insecure_allow_any_caller: false,
+            tls: None,
             users: None,
             max_connections: 10_000,
             idle_timeout: Duration::from_secs(300),

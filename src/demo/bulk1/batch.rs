@@ -53,7 +53,7 @@ impl State {
             Self::InProgress => "InProgress",
             Self::Completed => "Completed",
             Self::Failed => "Failed",
-            Self::NotProcessed => "Not Processed",
+            Self::NotProcessed => "NotProcessed",
         }
     }
 }

@@ -103,7 +103,8 @@ pub(super) fn deploy(call: &Call<'_>, out: &mut Writer) -> Result<(), Fault> {
 }
 
 pub(super) fn retrieve(call: &Call<'_>, out: &mut Writer) -> Result<(), Fault> {
-    let request = call.operation.child("retrieveRequest");
+    // `retrieveRequest` in the WSDL; jsforce calls it `request`, and has always been understood.
+    let request = call.operation.children.first();
     let request = request.ok_or_else(|| Fault::client("retrieveRequest is missing"))?;
     let types = request.child("unpackaged").into_iter().flat_map(|p| p.all("types"));
     let wanted = types.map(|wanted| {

@@ -201,11 +201,16 @@ async fn a_package_goes_in_and_comes_back() {
         "Thing"
     );
 
-    let retrieve = "<retrieve><retrieveRequest><apiVersion>66.0</apiVersion><singlePackage>SINGLE</singlePackage><unpackaged>\
+    let retrieve = "<retrieve><NAME><apiVersion>66.0</apiVersion><singlePackage>SINGLE</singlePackage><unpackaged>\
         <types><members>Hello</members><name>ApexClass</name></types><types><members>*</members><name>CustomObject</name></types>\
-        </unpackaged></retrieveRequest></retrieve>";
-    for (single, folder) in [("True", ""), ("false", "unpackaged/")] {
-        let id = begun(&practice, &token, &retrieve.replace("SINGLE", single)).await;
+        </unpackaged></NAME></retrieve>";
+    for (single, folder, name) in [("True", "", "retrieveRequest"), ("false", "unpackaged/", "request")] {
+        let id = begun(
+            &practice,
+            &token,
+            &retrieve.replace("SINGLE", single).replace("NAME", name),
+        )
+        .await;
         let result = finished(&practice, &token, "checkRetrieveStatus", &id).await;
         assert_eq!((result.word("status"), result.word("success")), ("Succeeded", "true"));
         let back = zip::read(&STANDARD.decode(result.word("zipFile")).unwrap()).unwrap();
@@ -291,6 +296,9 @@ async fn apex_tooling_and_the_web_service_answer() {
         ("1", "Echo", Some("ApexClass"))
     );
     assert!(class.word("Body").starts_with("global class Echo"));
+    let none = query("SELECT Id FROM ApexClass WHERE Name = 'None'");
+    let found = soap(&practice, "T/66.0", TOOLING, &token, &none).await;
+    assert_eq!(found.child("result").unwrap().word("size"), "0");
     for (text, code) in [
         ("SELECT Id FROM Account", "INVALID_TYPE"),
         ("SELECT Wrong FROM ApexClass", "INVALID_FIELD"),

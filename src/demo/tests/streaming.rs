@@ -573,10 +573,11 @@ async fn the_server_can_be_busy_and_a_dead_token_plain_http_401() {
         .await;
     assert_eq!(error(&client.connect().await[0]), "503::Server is too busy.");
     let poll = json!({"channel": "/meta/connect", "clientId": client.id, "connectionType": "long-polling"});
-    let (held, ()) = tokio::join!(client.post(&poll), async {
+    let (held, ()) = tokio::join!(tokio::time::timeout(SOON, client.post(&poll)), async {
         eventually(|| practice.org.stats().cometd_held == 1).await;
         practice.org.revoke();
     });
+    let held = held.expect("at once");
     assert_eq!(
         (held.status, &held.json()[0]["errorCode"]),
         (401, &json!("INVALID_SESSION_ID"))

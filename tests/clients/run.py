@@ -41,13 +41,16 @@ REST = words(
     "versions describe limits insert read update upsert delete composite collections query "
     "bulk-ingest bulk-query file head not-found bad-request"
 )
+PUB_SUB = words("get-topic get-schema publish publish-stream subscribe replay not-found")
 
 
 def clients(tools):
     """Name, command, steps."""
     python, node, java = tools / "venv/bin/python", "node", "java"
+    node22 = tools / "node_modules/.bin/node"
     return [
         ("jsforce", [node, HERE / "jsforce_client.js"], REST),
+        ("jsforce-families", [node, HERE / "jsforce_families.js"], words("bulk1-ingest bulk1-query soap metadata streaming login-soap login-oauth2")),
         ("node-fetch", [node, HERE / "fetch_client.mjs"], REST),
         ("requests", [python, HERE / "requests_client.py"], [*REST, "cookies"]),
         ("httpx", [python, HERE / "httpx_client.py"], REST),
@@ -56,6 +59,9 @@ def clients(tools):
         ("urllib", [python, HERE / "urllib_client.py"], REST),
         ("curl", [python, HERE / "curl_client.py"], [*REST, *words("http2-prior-knowledge upgrade-h2c expect-100 raw-url")]),
         ("java", [java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", HERE / "Client.java"], [*REST, *words("upgrade-h2c expect-100")]),
+        ("pubsub", [python, HERE / "pubsub_client.py"], PUB_SUB),
+        ("salesforce-bulk", [python, HERE / "salesforce_bulk_client.py"], words("insert upsert query failed-rows not-found")),
+        ("cometd", [node22, HERE / "cometd_client.js"], words("streaming")),
         ("sf", [python, HERE / "sf_client.py"], words("stray-calls login display query record rest bulk not-found only-loopback")),
     ]
 
@@ -156,7 +162,8 @@ def invariants(org, admin, revoker, results):
 
 # The canary
 
-TOKEN = re.compile(rb"00D[0-9A-Za-z]{12,15}![0-9A-Za-z._]{20,}")
+# But for the placeholder of a local login, which is none.
+TOKEN = re.compile(rb"00D[0-9A-Za-z]{12,15}!(?!SFPROXY\.placeholder)[0-9A-Za-z._]{20,}")
 JWT = re.compile(rb"eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}")
 PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 

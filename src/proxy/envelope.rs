@@ -18,6 +18,7 @@ use std::{borrow::Cow, collections::HashSet, fmt, ops::Range};
 
 use bytes::Bytes;
 
+pub use self::tags::keeps_ascii;
 use self::tags::{Open, Stop, Tag, Tags};
 
 /// How much of an envelope is read to find the place. Real ones have it in the first few hundred bytes.

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     account::Account,
     body::{Store, Upload},
+    envelope::{self, Unfit},
     error::{CallError, not_repeated_status},
     guard::{Refusal, Rules},
     headers,
@@ -321,6 +322,16 @@ fn in_the_body(surface: Surface) -> bool {
 
 /// A body into which the credential goes: it must be readable, and its length changes.
 fn upload_to_edit(headers: &mut HeaderMap, body: Incoming, store: &Store, idle: Duration) -> Result<Upload, CallError> {
+    // What the header says of the characters goes before what the envelope says of itself.
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .map(|kind| kind.to_str().unwrap_or_default());
+    if content_type
+        .and_then(charset)
+        .is_some_and(|charset| !envelope::keeps_ascii(charset))
+    {
+        return Err(Unfit::Encoding.into());
+    }
     headers.remove(header::CONTENT_LENGTH);
     let encoding = headers.remove(header::CONTENT_ENCODING);
     match encoding
@@ -332,6 +343,15 @@ fn upload_to_edit(headers: &mut HeaderMap, body: Incoming, store: &Store, idle: 
         Some(encoding) if encoding == b"gzip" || encoding == b"x-gzip" => Ok(Upload::inflated(body, store, idle)),
         Some(_) => Err(CallError::EnvelopeEncoding),
     }
+}
+
+/// The `charset` of a `Content-Type`.
+fn charset(content_type: &str) -> Option<&str> {
+    content_type.split(';').skip(1).find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let is_charset = name.trim().eq_ignore_ascii_case("charset");
+        is_charset.then(|| value.trim().trim_matches('"'))
+    })
 }
 
 impl Proxy {

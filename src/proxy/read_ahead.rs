@@ -59,11 +59,16 @@ pub async fn read_ahead(surface: Surface, path: &str, upload: &Upload) -> Result
             Err(unfit) => Some(Err(unfit)),
         }
     });
-    let envelope = found.await.map_err(CallError::Upload)?.unwrap_or(Err(Unfit::TooLong))?;
-    Ok(match surface == Surface::Soap && is_session(&envelope.operation) {
-        true => Ahead::Session(envelope.operation),
-        false => Ahead::Edits(envelope.edits),
-    })
+    let mut envelope = found.await.map_err(CallError::Upload)?.unwrap_or(Err(Unfit::TooLong))?;
+    if let Credential::Session { fallback } = credential {
+        if envelope.operation.namespace.is_empty() {
+            fallback.clone_into(&mut envelope.operation.namespace);
+        }
+        if is_session(&envelope.operation) {
+            return Ok(Ahead::Session(envelope.operation));
+        }
+    }
+    Ok(Ahead::Edits(envelope.edits))
 }
 
 /// The org's own operations; a class may have one of the same name in a namespace of its own.

@@ -261,11 +261,16 @@ fn check_encoding(declaration: &BytesDecl<'_>) -> Result<(), Unfit> {
     let Some(encoding) = declaration.encoding() else {
         return Ok(());
     };
-    let encoding = encoding.map_err(|_| Unfit::NotWellFormed)?.to_ascii_lowercase();
-    match SUPERSETS_OF_ASCII.iter().any(|name| encoding.starts_with(name)) {
+    match keeps_ascii(&encoding.map_err(|_| Unfit::NotWellFormed)?) {
         true => Ok(()),
         false => Err(Unfit::Encoding),
     }
+}
+
+/// Whether a text in this encoding has its tags where its bytes look like tags.
+pub fn keeps_ascii(encoding: &str) -> bool {
+    let encoding = encoding.to_ascii_lowercase();
+    SUPERSETS_OF_ASCII.iter().any(|name| encoding.starts_with(name))
 }
 
 fn is_blank(text: &str) -> bool {

@@ -205,12 +205,12 @@ def start_org(binary, scratch):
     return started([binary, "demo", "--org-only", "--summary", summary], "org", scratch, ready)
 
 
-def configuration(org):
+def configuration(org, tls):
     """What an operator would write. JSON is YAML, and quotes whatever a path may hold."""
     jwt = org["apps"]["jwt"]
     grant = {"client_id": jwt["client_id"], "username": jwt["username"], "private_key": f"file:{jwt['key_file']}"}
     return {
-        "listeners": [{"address": "127.0.0.1:0"}],
+        "listeners": [{"address": "127.0.0.1:0"}, {"address": "127.0.0.1:0", "tls": {"generate_in": str(tls)}}],
         "admin": {"address": "127.0.0.1:0"},
         "orgs": {
             "practice": {
@@ -229,12 +229,14 @@ def configuration(org):
 def start_proxy(binary, org, scratch):
     """The proxy with a configuration file, and where it listens, as its log says."""
     file = scratch / "proxy.yaml"
-    file.write_text(json.dumps(configuration(org), indent=1))
+    tls = scratch / "tls"
+    file.write_text(json.dumps(configuration(org, tls), indent=1))
 
     def ready(printed):
         for line in printed.splitlines(keepends=True):
             if line.endswith("\n") and (event := json.loads(line)).get("message") == "listening":
                 ports = [address.rsplit(":", 1)[1] for address in event["proxy"].split()]
-                return {"proxy": f"http://localhost:{ports[0]}", "admin": f"http://{event['admin']}"}
+                addresses = {"proxy": f"http://localhost:{ports[0]}", "tls": f"https://localhost:{ports[1]}", "admin": f"http://{event['admin']}"}
+                return addresses | {"listener_ca": tls / "ca.pem", "listener_key": tls / "key.pem"}
 
     return started([binary, "run", "--config", file], "proxy", scratch, ready)

@@ -60,6 +60,8 @@ def clients(tools):
         ("curl", [python, HERE / "curl_client.py"], [*REST, *words("http2-prior-knowledge upgrade-h2c expect-100 raw-url")]),
         ("java", [java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", HERE / "Client.java"], [*REST, *words("upgrade-h2c expect-100")]),
         ("pubsub", [python, HERE / "pubsub_client.py"], PUB_SUB),
+        ("pubsub-tls", [python, HERE / "pubsub_client.py", "tls"], PUB_SUB),
+        ("simple-salesforce", [python, HERE / "simple_salesforce_client.py"], [*REST, *words("bulk1-ingest bulk1-query metadata metadata-deploy login-soap")]),
         ("salesforce-bulk", [python, HERE / "salesforce_bulk_client.py"], words("insert upsert query failed-rows not-found")),
         ("cometd", [node22, HERE / "cometd_client.js"], words("streaming")),
         ("sf", [python, HERE / "sf_client.py"], words("stray-calls login display query record rest bulk not-found only-loopback")),
@@ -168,14 +170,14 @@ JWT = re.compile(rb"eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}")
 PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 
 
-def secrets(ca_file):
-    """The secrets in the practice org's folder, as bytes that must be nowhere: whole values and lines of keys."""
+def secrets(files):
+    """The secrets among the files, as bytes that must be nowhere: whole values and lines of keys."""
     found = []
-    for file in pathlib.Path(ca_file).parent.iterdir():
+    for file in files:
         content = file.read_bytes()
         if file.name == "client_secret":
             found.append(content.strip())
-        elif file.suffix == ".key":
+        elif b"PRIVATE KEY" in content:
             found += [line for line in content.splitlines() if len(line) == 64]
     return found
 
@@ -233,10 +235,10 @@ def main():
             proxy, proxy_at = start_proxy(binary, org_at, scratch)
             at = org_at | proxy_at
             try:
-                known = secrets(at["ca_file"])
+                known = secrets([*pathlib.Path(at["ca_file"]).parent.iterdir(), at["listener_key"]])
                 environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
                 environment |= {
-                    "BASE": at["proxy"], "TOOLS": str(tools), "NODE_PATH": str(tools / "node_modules"), "SCRATCH": str(scratch),
+                    "BASE": at["proxy"], "TLS_BASE": at["tls"], "CA_FILE": str(at["listener_ca"]), "TOOLS": str(tools), "NODE_PATH": str(tools / "node_modules"), "SCRATCH": str(scratch),
                     "PYTHONDONTWRITEBYTECODE": "1",
                 }
                 with revoking(at, options.every) as (revoker, control):

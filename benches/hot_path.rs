@@ -18,7 +18,7 @@ use sf_token_proxy::{
     metrics::Metrics,
     proxy::{
         headers::{from_org, set_credential, strip_request},
-        surface::Surface,
+        surface::{Placement, Surface},
         verdict::verdict,
     },
     token::{Exchange, Expiry, Generation, Instance, Minted, Refusal, Rules, Token, Tokens, exchange::Ask, keeper},
@@ -142,7 +142,7 @@ fn pure(c: &mut Criterion) {
             request_headers,
             |headers| {
                 strip_request(headers);
-                set_credential(headers, &token, &token.instance);
+                set_credential(headers, &token, Placement::Bearer);
             },
             criterion::BatchSize::SmallInput,
         );

@@ -9,12 +9,15 @@
 
 use std::{
     collections::BTreeMap,
+    future::ready,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use http::Request;
+use hyper::body::Incoming;
 use tokio::{
     net::TcpListener,
     task::JoinSet,
@@ -25,19 +28,19 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::Admin,
     clock::Clock,
-    config::{self, ApiHost, Config, Grant, Org, OrgName},
+    config::{self, ApiHost, Config, Grant, Org, OrgName, Problems},
     metrics::Metrics,
     proxy::{
         Door, Proxy, account::Account, body, guard::Rules, record::Calls, surface::Serves, upstream::Upstream,
         users::Users,
     },
     ready::Health,
-    server::{self, Limits},
+    server::{self, Limits, Tls},
     shutdown::Stop,
     store::{Store, StoreError},
     tls::{self, TlsError},
     token::{
-        self, Keeper, Tokens,
+        self, Instance, Keeper, Tokens,
         audit::Audit,
         budget::Bucket,
         data_cloud::DataCloudExchange,
@@ -58,6 +61,10 @@ pub enum BindError {
     Exchange(#[from] SetUpError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Listener(#[from] Problems),
+    #[error("reading a certificate was broken off")]
+    Task(#[source] tokio::task::JoinError),
 }
 
 /// Why the program ended before it was told to.
@@ -81,14 +88,44 @@ pub struct Bound {
     pub proxy: Vec<SocketAddr>,
     pub admin: Vec<SocketAddr>,
     config: Config,
-    doors: Vec<(TcpListener, Arc<Door>, Limits)>,
+    doors: Vec<Entrance>,
     admin_listeners: Vec<TcpListener>,
     admin_room: Admin,
     health: Health,
     keepers: Vec<AnyKeeper>,
     upstreams: Vec<Arc<Upstream>>,
+    proxies: Vec<Arc<Proxy>>,
     users: Vec<Arc<Users>>,
     last: CancellationToken,
+}
+
+/// One address that apps call.
+struct Entrance {
+    listener: TcpListener,
+    door: Arc<Door>,
+    limits: Limits,
+    /// It speaks https.
+    tls: Option<Tls>,
+}
+
+impl Entrance {
+    async fn serve(self, stop: Stop) -> io::Result<()> {
+        let Self {
+            listener,
+            door,
+            limits,
+            tls,
+        } = self;
+        let plain = Arc::clone(&door);
+        let handler = move |request| door.handle(request);
+        match tls {
+            None => server::serve(listener, handler, limits, stop).await,
+            Some(tls) => {
+                let refuse = move |request: Request<Incoming>| ready(plain.refuse_plain(&request));
+                server::serve_tls(listener, tls, handler, refuse, limits, stop).await
+            }
+        }
+    }
 }
 
 /// An org's own tokens, or those of its Data Cloud.
@@ -129,7 +166,8 @@ impl App {
 
         let mut doors = Vec::new();
         let mut users = Vec::new();
-        for settings in &config.listeners {
+        for (index, settings) in config.listeners.iter().enumerate() {
+            let tls = listener_tls(index, settings, &shared.clock, &metrics).await?;
             let room = rooms
                 .get(&settings.org)
                 .expect("a checked listener must lead to a configured org");
@@ -141,11 +179,16 @@ impl App {
                 own.addresses.extend(listener.local_addr());
                 let door = Door {
                     rules: Rules::new(&own, room.serves),
-                    plain: true,
+                    plain: tls.is_none(),
                     proxy: Arc::clone(&room.proxy),
                     users: of_listener.clone(),
                 };
-                doors.push((listener, Arc::new(door), limits.clone()));
+                doors.push(Entrance {
+                    listener,
+                    door: Arc::new(door),
+                    limits: limits.clone(),
+                    tls: tls.clone(),
+                });
             }
         }
         let admin_listeners = bind("admin.address", &config.admin.addresses).await?;
@@ -155,7 +198,7 @@ impl App {
         Ok(Bound {
             proxy: doors
                 .iter()
-                .filter_map(|(listener, ..)| listener.local_addr().ok())
+                .filter_map(|entrance| entrance.listener.local_addr().ok())
                 .collect(),
             admin: admin_listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
             admin_room: Admin {
@@ -166,6 +209,7 @@ impl App {
             admin_listeners,
             health,
             upstreams: rooms.values().map(|room| Arc::clone(&room.upstream)).collect(),
+            proxies: rooms.values().map(|room| Arc::clone(&room.proxy)).collect(),
             keepers: rooms.into_values().flat_map(|room| room.keepers).collect(),
             users,
             last,
@@ -236,7 +280,8 @@ impl OrgRoom {
             (ApiHost::Instance, Some(_)) => (Serves::CoreAndDataCloud, Account::of_org(tokens)),
             (ApiHost::Platform { .. } | ApiHost::Other { .. }, _) => (Serves::Everything, Account::elsewhere(tokens)),
         };
-        let upstream = Arc::new(Upstream::new(name, &config.upstream, shared.tls.clone(), metrics));
+        let pub_sub = Instance::from_url(&org.pub_sub).map_err(SetUpError::PubSub)?;
+        let upstream = Arc::new(Upstream::new(name, &config.upstream, pub_sub, &shared.tls, metrics));
         let calls = Calls::new(name.clone(), metrics, config.log.requests);
         let proxy = Proxy::new(
             own,
@@ -310,6 +355,35 @@ fn kept(name: &OrgName, org: &Org, http: HttpExchange, store: &Store, metrics: &
     )
 }
 
+/// With what a listener speaks https, if it does. Another process may be making the certificate meanwhile.
+async fn listener_tls(
+    index: usize,
+    settings: &config::Listener,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> Result<Option<Tls>, BindError> {
+    if settings.tls.is_none() {
+        return Ok(None);
+    }
+    let (settings, now) = (settings.clone(), clock.now());
+    let opening = tokio::task::spawn_blocking(move || tls::listener::open(index, &settings, now));
+    let opened = match timeout(CERTIFICATE_PATIENCE, opening).await {
+        Ok(Ok(opened)) => opened?,
+        Ok(Err(failed)) => return Err(BindError::Task(failed)),
+        Err(_) => {
+            let text = format!(
+                "no certificate within {} s: the folder is locked, or its disk hangs",
+                CERTIFICATE_PATIENCE.as_secs()
+            );
+            return Err(Problems::one(format!("listeners[{index}].tls"), text).into());
+        }
+    };
+    Ok(opened.map(|opened| {
+        opened.tell();
+        Tls::new(opened.config, metrics.tls_handshake_failures.clone())
+    }))
+}
+
 async fn bind(setting: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     server::bind(addresses)
         .await
@@ -323,10 +397,9 @@ impl Bound {
     /// Runs until `stop`; then drains, at most for `shutdown.drain`.
     pub async fn run(self, stop: Stop) -> Result<(), Exit> {
         let mut callers: JoinSet<Ended> = JoinSet::new();
-        for (listener, door, limits) in self.doors {
+        for entrance in self.doors {
             let stop = stop.clone();
-            let handler = move |request| door.handle(request);
-            callers.spawn(async move { ("a listener", server::serve(listener, handler, limits, stop).await) });
+            callers.spawn(async move { ("a listener", entrance.serve(stop).await) });
         }
         // These outlive the callers.
         let late = Stop::new();
@@ -353,11 +426,18 @@ impl Bound {
                 ("a connection pool", Ok(()))
             });
         }
+        for proxy in self.proxies {
+            let stop = late.drain.clone();
+            rooms.spawn(async move {
+                proxy.run(stop).await;
+                ("the watch over suspected tokens", Ok(()))
+            });
+        }
         let admin_limits = Limits::new(ADMIN_CONNECTIONS, ADMIN_IDLE);
         for listener in self.admin_listeners {
             let limits = admin_limits.clone();
             let (admin, stop) = (self.admin_room.clone(), late.clone());
-            let handler = move |request| std::future::ready(admin.answer(&request));
+            let handler = move |request| ready(admin.answer(&request));
             rooms.spawn(async move { ("the admin port", server::serve(listener, handler, limits, stop).await) });
         }
 
@@ -399,6 +479,8 @@ impl Bound {
     }
 }
 
+/// For another process to make a certificate, and for a disk.
+const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(30);
 const ADMIN_CONNECTIONS: usize = 100;
 const ADMIN_IDLE: Duration = Duration::from_secs(120);
 /// For the admin port's last answers and connections closing.

@@ -135,14 +135,44 @@ pub struct Listener {
     pub allowed_origins: Vec<String>,
     /// Path prefixes served beside Salesforce's API families; each begins and ends with `/`, or is one exact path.
     pub extra_paths: Vec<String>,
+    /// Logins are answered here, with a placeholder.
+    pub local_login: bool,
     /// The operator knows that anybody who reaches this address acts as the org's user.
     pub insecure_allow_any_caller: bool,
+    /// The listener speaks https with this; `None`: plain http.
+    pub tls: Option<ListenerTls>,
     /// Callers may say whose token they want.
     pub users: Option<Users>,
     /// Client connections at one time; more wait in the kernel's queue.
     pub max_connections: usize,
     /// An idle keep-alive connection, or one whose request head does not arrive, is closed after this.
     pub idle_timeout: Duration,
+}
+
+impl Listener {
+    /// What callers may call it: the loopback names, its own addresses but for those that stand for all, and `hosts`.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let own = self.addresses.iter().map(SocketAddr::ip);
+        names.extend(own.filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()));
+        names.extend(self.hosts.iter().cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// Where a listener's certificate comes from.
+#[derive(Debug, Clone)]
+pub enum ListenerTls {
+    /// Somebody else puts both in place, PEM.
+    Files {
+        /// The listener's own first, then those between it and its authority.
+        certificate: PathBuf,
+        key: PathBuf,
+    },
+    /// The proxy makes it, and keeps it in this directory.
+    Generated { directory: PathBuf },
 }
 
 #[derive(Debug, Clone)]
@@ -195,6 +225,8 @@ pub struct Org {
     pub budget: Budget,
     /// Calls to `/api/v1|v2/…` go to the Data Cloud tenant.
     pub data_cloud: Option<DataCloud>,
+    /// Where Pub/Sub is.
+    pub pub_sub: url::Url,
     pub api: Api,
 }
 
@@ -430,6 +462,8 @@ pub struct Upstream {
     pub pool_idle_timeout: Duration,
     /// Idle connections kept per host.
     pub pool_max_idle: usize,
+    /// The org may choose HTTP/2.
+    pub http2: bool,
     /// PEM bundle trusted beside the system's roots, for the org and the login host.
     pub ca_file: Option<PathBuf>,
     /// Egress proxies of `HTTPS_PROXY`/`NO_PROXY`.

@@ -11,6 +11,8 @@
 //! | `grant` `approvals` `session` `identity` `page` | who is let in, for how long |
 //! | `a360` `tenant` | Data Cloud: its tokens, its host |
 //! | `rest` `bulk` `bulk1` `soap` `apex` `soql` `store` | what the API does |
+//! | `events` `bus` | what happened, for those who listen |
+//! | `cometd` `pubsub` | how they listen: the Streaming API, the Pub/Sub API (gRPC) |
 //! | `answer` `body` `xml` | how it is said |
 //! | `control` `control_api` `faults` `record` | how to make it misbehave, and what it saw |
 //!
@@ -25,16 +27,20 @@ mod approvals;
 mod body;
 mod bulk;
 mod bulk1;
+mod bus;
 mod certificate;
+mod cometd;
 mod connections;
 mod control;
 mod control_api;
+mod events;
 mod faults;
 mod front;
 mod grant;
 mod identity;
 mod key;
 mod page;
+mod pubsub;
 mod record;
 mod rest;
 mod server;
@@ -64,7 +70,7 @@ pub use faults::{ApiFault, Reply, TokenFault};
 pub use key::{KeyError, PublicKey, RsaKey};
 pub use record::{GrantCounts, Recorded, Stats};
 pub use settings::{
-    ExchangeApp, JwtClient, Latency, PasswordUser, SecretClient, Settings, Subject, TokenFormat, WebApp,
+    ExchangeApp, JwtClient, Latency, PasswordUser, SecretClient, Settings, Streaming, Subject, TokenFormat, WebApp,
 };
 pub use summary::{ExchangeSummary, JwtSummary, PasswordSummary, SecretSummary, Summary, WebSummary};
 
@@ -108,10 +114,11 @@ impl Org {
             (Door::Login, settings.login_port),
             (Door::Second, settings.second_port),
             (Door::Tenant, settings.tenant_port),
+            (Door::PubSub, settings.pubsub_port),
         ] {
             bound.extend(port.map(|port| Bound::bind(door, port)).transpose()?);
         }
-        let tls = (!settings.plain_http).then_some(identity.server);
+        let tls = (!settings.plain_http).then_some((identity.server, identity.grpc));
         let tasks = Tasks::default();
         let urls = urls(&bound, settings.plain_http);
         let world = Arc::new(World::new(settings, urls, tasks.clone()));
@@ -123,7 +130,13 @@ impl Org {
         let served = {
             let _inside = runtime.enter();
             let mut bound = bound.into_iter();
-            bound.try_for_each(|listener| listener.serve(&world, tls.as_ref()))
+            bound.try_for_each(|listener| {
+                let tls = tls.as_ref().map(|(web, grpc)| match listener.door {
+                    Door::PubSub => grpc,
+                    _ => web,
+                });
+                listener.serve(&world, tls)
+            })
         };
         if let Err(cause) = served {
             // A runtime must not be dropped inside another.
@@ -230,6 +243,7 @@ fn urls(bound: &[Bound], plain_http: bool) -> Urls {
         login: at(Door::Login).unwrap_or_else(|| base.clone()),
         second: at(Door::Second),
         tenant: at(Door::Tenant),
+        pubsub: at(Door::PubSub),
         control: format!("http://127.0.0.1:{control}"),
         base,
     }

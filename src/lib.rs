@@ -14,9 +14,12 @@
 //! | [`token`] | how a token is minted, kept, renewed, refused |
 //! | [`store`] | where tokens live beyond the process |
 //! | [`proxy`] | what happens to one call; read `proxy/handle.rs` first |
+//! | [`local_login`] | what SDKs are told that insist on logging in |
+//! | [`local_login`] | what SDKs are told that insist on logging in |
 //! | [`server`] | how connections are accepted, limited and ended |
 //! | [`admin`] | probes and metrics |
-//! | [`ready`] [`metrics`] [`shutdown`] [`clock`] [`tls`] [`log`] | one small thing each |
+//! | [`tls`] | whom we trust, and with which certificate a listener speaks https |
+//! | [`ready`] [`metrics`] [`shutdown`] [`clock`] [`log`] `disk` | one small thing each |
 //! | `demo` | the practice org: a Salesforce to try and test against |
 //!
 //! Arrows go one way: `proxy` asks `token` for a token and reports a refusal; `token` knows nothing of HTTP servers;
@@ -31,8 +34,10 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+mod disk;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod local_login;
 pub mod log;
 pub mod metrics;
 pub mod proxy;

@@ -46,6 +46,7 @@ pub struct Metrics {
     pub upstream_connections: IntGaugeVec,
     pub guard_refusals: IntCounterVec,
     pub user_tokens: IntGaugeVec,
+    pub tls_handshake_failures: IntCounter,
     token: TokenFamilies,
     store: StoreFamilies,
 }
@@ -225,6 +226,13 @@ impl Metrics {
                 "user_tokens",
                 "Users whose tokens are kept now (listeners[].users).",
                 &["org"],
+            ),
+            tls_handshake_failures: register(
+                &r,
+                IntCounter::with_opts(opts(
+                    "tls_handshake_failures_total",
+                    "Connections to listeners with TLS that ended in the handshake, or did not begin one in time.",
+                )),
             ),
             registry: r,
         };

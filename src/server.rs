@@ -3,7 +3,8 @@
 //! Owns: a tracked task per connection, each with a permit. Invariants: at most `max_connections` at one time (more wait
 //! in the kernel's queue); on drain nothing new is accepted, idle connections close at once, and calls in flight finish;
 //! on force everything is dropped.
-//! Fails with: an accept error that is no single connection's fault. HTTP/1.1, and HTTP/2 by prior knowledge.
+//! Fails with: an accept error that is no single connection's fault. HTTP/1.1, and HTTP/2 by prior knowledge; over TLS
+//! (`server/https.rs`) HTTP/2 by ALPN.
 
 use std::{
     convert::Infallible,
@@ -33,13 +34,18 @@ use hyper_util::{
     server::graceful::GracefulConnection,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
 
 use crate::shutdown::Stop;
+
+mod https;
+
+pub use https::{Tls, serve_tls};
 
 /// What one listener allows, over all its addresses.
 #[derive(Debug, Clone)]
@@ -106,8 +112,28 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let builders = Arc::new(Builders::new(&limits));
-    let permits = limits.permits;
+    let builders = Arc::new(Builders::new(limits.idle_timeout));
+    let told = stop.clone();
+    let start = move |stream, permit| {
+        let (builders, handler, stop) = (Arc::clone(&builders), handler.clone(), told.clone());
+        async move {
+            connection(stream, &builders, handler, &stop).await;
+            drop(permit);
+        }
+    };
+    accept_all(listener, limits.permits, stop, start).await
+}
+
+/// Accepts until `stop`, and gives each connection a task of its own: what `start` makes of it, which keeps the permit.
+async fn accept_all<C>(
+    listener: TcpListener,
+    permits: Arc<Semaphore>,
+    stop: Stop,
+    start: impl Fn(TcpStream, OwnedSemaphorePermit) -> C,
+) -> io::Result<()>
+where
+    C: Future<Output = ()> + Send + 'static,
+{
     let connections = TaskTracker::new();
     let result = loop {
         // Dropped half-way: a permit goes back; an accept that was not ready took nothing.
@@ -126,11 +152,7 @@ where
                 None => break Err(e),
             },
         };
-        let (builders, handler, stop) = (Arc::clone(&builders), handler.clone(), stop.clone());
-        connections.spawn(async move {
-            connection(stream, &builders, handler, &stop).await;
-            drop(permit);
-        });
+        connections.spawn(start(stream, permit));
     };
     drop(listener);
     connections.close();
@@ -146,9 +168,9 @@ struct Builders {
 }
 
 impl Builders {
-    fn new(limits: &Limits) -> Self {
+    fn new(idle_timeout: Duration) -> Self {
         let mut h1 = http1::Builder::new();
-        h1.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout);
+        h1.timer(TokioTimer::new()).header_read_timeout(idle_timeout);
         let mut h2 = http2::Builder::new(TokioExecutor::new());
         h2.timer(TokioTimer::new())
             .initial_stream_window_size(H2_STREAM_WINDOW)
@@ -158,18 +180,11 @@ impl Builders {
             // A peer that has vanished is found out.
             .keep_alive_interval(H2_PING)
             .keep_alive_timeout(H2_PING);
-        Self {
-            h1,
-            h2,
-            idle_timeout: limits.idle_timeout,
-        }
+        Self { h1, h2, idle_timeout }
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _peer) = listener.accept().await?;
     // Fails only for a caller that has gone already; that must not pass for the listener's failure.
@@ -212,24 +227,54 @@ where
         () = stop.drain.cancelled() => return,
         protocol = timeout(builders.idle_timeout, protocol(&stream)) => protocol,
     };
-    let calls = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&calls);
+    match protocol {
+        Ok(Ok(Protocol::H1)) => speak_h1(stream, builders, handler, stop).await,
+        Ok(Ok(Protocol::H2)) => Box::pin(speak_h2(stream, builders, handler, stop)).await,
+        Ok(Ok(Protocol::Tls)) => tracing::debug!(
+            address = stream.local_addr().ok().map(tracing::field::display),
+            "closed a connection that began with a TLS handshake: this address speaks plain http, call it with http:// \
+             (or give the listener a tls section)"
+        ),
+        // Nothing came in time, or the caller went away.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// HTTP/1.1 on a stream, to its end.
+fn speak_h1<I, H, F, B>(io: I, builders: &Builders, handler: H, stop: &Stop) -> impl Future<Output = ()>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
     let service = service_fn(move |request| {
-        counted.fetch_add(1, Ordering::Relaxed);
         // Boxed here, an idle connection holds no room for a call, and hyper moves a pointer.
         let answer = Box::pin(handler(request));
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let io = TokioIo::new(stream);
-    match protocol {
-        Ok(Ok(Protocol::H1)) => drive(builders.h1.serve_connection(io, service), stop).await,
-        Ok(Ok(Protocol::H2)) => {
-            let connection = builders.h2.serve_connection(io, service);
-            Box::pin(drive_until_idle(connection, stop, &calls, builders.idle_timeout)).await;
-        }
-        // Nothing came in time, or the caller went away.
-        Ok(Err(_)) | Err(_) => {}
-    }
+    drive(builders.h1.serve_connection(TokioIo::new(io), service), stop)
+}
+
+/// HTTP/2 on a stream, to its end.
+async fn speak_h2<I, H, F, B>(io: I, builders: &Builders, handler: H, stop: &Stop)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&calls);
+    let service = service_fn(move |request| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let answer = Box::pin(handler(request));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = builders.h2.serve_connection(TokioIo::new(io), service);
+    drive_until_idle(connection, stop, &calls, builders.idle_timeout).await;
 }
 
 /// Polls a connection to its end. On drain it ends after the call in flight; on force at once. Its own errors (reset, bad
@@ -300,7 +345,11 @@ async fn until_drain<C: GracefulConnection>(mut connection: Pin<&mut C>, stop: &
 enum Protocol {
     H1,
     H2,
+    Tls,
 }
+
+/// How a TLS record begins that holds a handshake (RFC 8446 §5.1); no HTTP does.
+const TLS_HANDSHAKE: u8 = 22;
 
 /// Looks at the first bytes, and leaves them: HTTP/2 by prior knowledge begins with a preface that is no HTTP/1 request.
 /// (hyper-util's `auto` does the same with a buffer of its own, for twice the memory of an idle connection.)
@@ -313,6 +362,9 @@ async fn protocol(stream: &TcpStream) -> io::Result<Protocol> {
         let seen = stream.peek(&mut first).await?;
         if seen == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if first[0] == TLS_HANDSHAKE {
+            return Ok(Protocol::Tls);
         }
         if !PREFACE.starts_with(&first[..seen]) {
             return Ok(Protocol::H1);

@@ -1,6 +1,6 @@
-//! The one TLS client configuration, for the org and the login host.
+//! TLS: the one client configuration, for the org and the login host; and below, what a listener speaks it with.
 //!
-//! Trusts the system's roots and, beside them, the operator's bundle (`upstream.ca_file`). TLS 1.2 and 1.3; nothing pinned
+//! The client trusts the system's roots and, beside them, the operator's bundle (`upstream.ca_file`). TLS 1.2 and 1.3; nothing pinned
 //! (Salesforce rotates its certificates, SF §7.3). The provider is aws-lc-rs, for TLS and signatures alike.
 //!
 //! Fails with: the file and what is wrong with it.
@@ -8,8 +8,13 @@
 use std::{path::Path, sync::Arc};
 
 use rustls::{ClientConfig, crypto::CryptoProvider};
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use rustls_pki_types::CertificateDer;
 use rustls_platform_verifier::Verifier;
+
+mod certificate;
+mod generated;
+mod given;
+pub mod listener;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -39,16 +44,8 @@ pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
 
 /// Every certificate of a PEM bundle; at least one.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let error = |reason: String| TlsError::CaFile {
+    certificate::chain_in(path).map_err(|reason| TlsError::CaFile {
         path: path.display().to_string(),
         reason,
-    };
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(|e| error(e.to_string()))?
-        .collect::<Result<_, _>>()
-        .map_err(|e| error(e.to_string()))?;
-    if certificates.is_empty() {
-        return Err(error("no PEM certificate in it".into()));
-    }
-    Ok(certificates)
+    })
 }

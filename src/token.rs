@@ -79,6 +79,8 @@ pub struct Token {
     pub adopted: bool,
     /// Path prefixes whose calls go elsewhere.
     pub also: Arc<[(String, Arc<Instance>)]>,
+    /// Whose it is, where the login host said so.
+    pub identity: Option<Arc<Identity>>,
     secret: SecretString,
 }
 
@@ -109,8 +111,28 @@ impl Token {
             serial: 0,
             adopted: false,
             also: Arc::default(),
+            identity: None,
             secret,
         })
+    }
+
+    /// The token alone as a header's value, marked sensitive.
+    pub fn raw(&self) -> HeaderValue {
+        // `new` has seen that a header can carry it.
+        let mut raw = HeaderValue::from_str(self.secret.expose_secret()).unwrap_or(HeaderValue::from_static(""));
+        raw.set_sensitive(true);
+        raw
+    }
+
+    /// The org's 18-character Id: what the login host said, or what an opaque token begins with.
+    pub fn org_id(&self) -> Option<String> {
+        match &self.identity {
+            Some(identity) => id_18(&identity.org_id),
+            None => {
+                let (id, _) = self.secret.expose_secret().split_once('!')?;
+                id_18(id).filter(|id| id.starts_with("00D"))
+            }
+        }
     }
 
     /// Where a call to this path goes.
@@ -132,6 +154,7 @@ impl Token {
             serial: self.serial,
             adopted: self.adopted,
             also: Arc::clone(&self.also),
+            identity: self.identity.clone(),
             secret: self.secret.clone(),
         }
     }
@@ -139,6 +162,22 @@ impl Token {
     pub fn secret(&self) -> &SecretString {
         &self.secret
     }
+}
+
+/// The 18-character form of a Salesforce Id of 15 or 18: three more characters tell which letters are upper case, five
+/// characters each, so that the Id can be compared without case.
+fn id_18(id: &str) -> Option<String> {
+    const SUFFIX: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";
+    let plain = matches!(id.len(), 15 | 18) && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let core = id.get(..15).filter(|_| plain)?;
+    let suffix = core.as_bytes().chunks(5).map(|five| {
+        let bits = five.iter().enumerate();
+        let place = bits.fold(0, |sum, (bit, byte)| {
+            sum | usize::from(byte.is_ascii_uppercase()) << bit
+        });
+        char::from(SUFFIX[place])
+    });
+    Some(core.chars().chain(suffix).collect())
 }
 
 impl fmt::Debug for Token {
@@ -288,4 +327,47 @@ pub struct TokenError {
     pub message: String,
     /// When asking again may help.
     pub retry_after: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_15_becomes_one_of_18() {
+        // Salesforce's own examples have both forms.
+        assert_eq!(id_18("00DSB0000001pRC").as_deref(), Some("00DSB0000001pRC2AY"));
+        assert_eq!(id_18("001A0000006Vm9r").as_deref(), Some("001A0000006Vm9rIAC"));
+        assert_eq!(id_18("001A0000006Vm9rIAC").as_deref(), Some("001A0000006Vm9rIAC"));
+        assert_eq!(id_18("001A0000006Vm9"), None);
+        assert_eq!(id_18("001A0000006Vm9-"), None);
+        assert_eq!(id_18(""), None);
+    }
+
+    #[test]
+    fn an_opaque_token_tells_its_org() {
+        let token = |secret: &str| {
+            Token::new(
+                Generation(1),
+                SecretString::from(secret),
+                Arc::new(Instance::parse("https://acme.my.salesforce.com").unwrap()),
+                Expiry::Assumed(SystemTime::UNIX_EPOCH),
+                SystemTime::UNIX_EPOCH,
+                tokio::time::Instant::now(),
+            )
+            .unwrap()
+        };
+        assert_eq!(
+            token("00DSB0000001pRC!AQ.x").org_id().as_deref(),
+            Some("00DSB0000001pRC2AY")
+        );
+        assert_eq!(token("eyJhbGciOi.eyJ.x").org_id(), None);
+        assert_eq!(token("005SB0000001pRC!AQ.x").org_id(), None);
+        let mut jwt = token("eyJhbGciOi.eyJ.x");
+        jwt.identity = Some(Arc::new(Identity {
+            org_id: "00DSB0000001pRC2AY".into(),
+            user_id: "005SB0000001pRC2AY".into(),
+        }));
+        assert_eq!(jwt.org_id().as_deref(), Some("00DSB0000001pRC2AY"));
+    }
 }

@@ -4,7 +4,7 @@
 //! Invariants: no byte of a secret is printed.
 //! Fails with: 78 and every problem on stderr. Warnings go to stderr as well, and do not fail.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::SystemTime};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -18,9 +18,10 @@ use crate::{
 };
 
 pub(super) fn check(loaded: Result<Config, Problems>, vars: &Vars) -> ExitCode {
-    match loaded.and_then(|config| with_references(config, vars)) {
-        Ok(config) => {
-            for warning in config.warnings(Clock::system().now()) {
+    let now = Clock::system().now();
+    match loaded.and_then(|config| with_references(config, vars, now)) {
+        Ok((config, warnings)) => {
+            for warning in config.warnings(now).into_iter().chain(warnings) {
                 complain(&format!("warning: {warning}"));
             }
             say(&format!("ok\n{}{}", config.to_yaml(), egress(&config)));
@@ -38,9 +39,15 @@ fn egress(config: &Config) -> &'static str {
     }
 }
 
-/// The configuration, if what it refers to is there and usable.
-fn with_references(config: Config, vars: &Vars) -> Result<Config, Problems> {
+/// The configuration, if what it refers to is there and usable, and what will hurt all the same.
+fn with_references(config: Config, vars: &Vars, now: SystemTime) -> Result<(Config, Vec<String>), Problems> {
     let mut problems = Problems::default();
+    let mut warnings = vec![];
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let (wrong, odd) = tls::listener::check(index, listener, now);
+        problems.extend(wrong);
+        warnings.extend(odd);
+    }
     let mut note = |at: String, checked: Result<(), String>| {
         if let Err(text) = checked {
             problems.add(at, text);
@@ -60,7 +67,7 @@ fn with_references(config: Config, vars: &Vars) -> Result<Config, Problems> {
     if let Some(Err(error)) = config.upstream.ca_file.as_deref().map(tls::read_certificates) {
         note("upstream.ca_file".into(), Err(error.to_string()));
     }
-    problems.or(Some(config))
+    problems.or(Some((config, warnings)))
 }
 
 /// What a grant refers to.

@@ -54,6 +54,7 @@ impl Check {
         let store = self.store(file.store.as_ref());
         let admin = self.admin(&file.admin);
         self.duplicate_addresses(&file.listeners, &file.admin);
+        self.tls_folders(&file.listeners);
         let upstream = self.upstream(&file.upstream, proxy);
         self.waits_fit(file);
         let replay = self.replay(&file.replay);
@@ -148,6 +149,7 @@ impl Check {
             body_idle_timeout: body_idle?,
             pool_idle_timeout: pool_idle?,
             pool_max_idle: pool_max_idle?,
+            http2: file.http2,
             ca_file,
             proxy: proxy.clone(),
         })

@@ -6,14 +6,14 @@
 use serde_json::Value;
 
 use super::{
-    Api, ApiHost, BodyFormat, ClientAuth, Config, DataCloud, Grant, Listener, LogFormat, Org, RefreshToken,
-    RotationPolicy, SecretRef, SendSecret, Store, Users,
+    Api, ApiHost, BodyFormat, ClientAuth, Config, DataCloud, Grant, Listener, ListenerTls, LogFormat, Org,
+    RefreshToken, RotationPolicy, SecretRef, SendSecret, Store, Users,
     check::SUBJECT_TOKEN_URN,
     file::{
         AdminFile, ApiFile, BudgetFile, ClientCredentialsFile, CommandFile, DataCloudFile, File, FileStoreFile,
-        GrantFile, JwtBearerFile, ListenerFile, LogFile, LoginFile, OneOrMany, OrgFile, PasswordFile,
-        PlatformCredentialsFile, RefreshTokenFile, ReplayFile, SamlBearerFile, SecretFile, ShutdownFile, Size, Span,
-        StaticFile, StoreFile, TokenExchangeFile, TokenFile, UpstreamFile, UsersBudgetFile, UsersFile,
+        GrantFile, JwtBearerFile, ListenerFile, ListenerTlsFile, LogFile, LoginFile, OneOrMany, OrgFile, PasswordFile,
+        PlatformCredentialsFile, PubSubFile, RefreshTokenFile, ReplayFile, SamlBearerFile, SecretFile, ShutdownFile,
+        Size, Span, StaticFile, StoreFile, TokenExchangeFile, TokenFile, UpstreamFile, UsersBudgetFile, UsersFile,
     },
     units::{parse_size, parse_span, size_text, span_text},
 };
@@ -35,6 +35,7 @@ impl Config {
                 body_idle_timeout: span(self.upstream.body_idle_timeout),
                 pool_idle_timeout: span(self.upstream.pool_idle_timeout),
                 pool_max_idle: number(self.upstream.pool_max_idle),
+                http2: self.upstream.http2,
                 ca_file: self.upstream.ca_file.as_ref().map(|path| path.display().to_string()),
             },
             replay: ReplayFile {
@@ -72,10 +73,27 @@ fn listener(listener: &Listener) -> ListenerFile {
         hosts: listener.hosts.clone(),
         allowed_origins: listener.allowed_origins.clone(),
         extra_paths: listener.extra_paths.clone(),
+        local_login: listener.local_login,
         insecure_allow_any_caller: listener.insecure_allow_any_caller,
+        tls: listener.tls.as_ref().map(listener_tls),
         users: listener.users.as_ref().map(users),
         max_connections: number(listener.max_connections),
         idle_timeout: span(listener.idle_timeout),
+    }
+}
+
+fn listener_tls(tls: &ListenerTls) -> ListenerTlsFile {
+    let text = |path: &std::path::Path| Some(path.display().to_string());
+    match tls {
+        ListenerTls::Files { certificate, key } => ListenerTlsFile {
+            certificate_file: text(certificate),
+            key_file: text(key),
+            generate_in: None,
+        },
+        ListenerTls::Generated { directory } => ListenerTlsFile {
+            generate_in: text(directory),
+            ..ListenerTlsFile::default()
+        },
     }
 }
 
@@ -95,6 +113,9 @@ fn org(org: &Org) -> OrgFile {
             keep_alive: org.token.keep_alive,
         },
         data_cloud: org.data_cloud.as_ref().map(data_cloud),
+        pub_sub: PubSubFile {
+            endpoint: org.pub_sub.origin().ascii_serialization(),
+        },
         login_budget: BudgetFile {
             burst: org.budget.burst.into(),
             per_minute: org.budget.per_minute.into(),

@@ -133,7 +133,7 @@ const BESIDE_A_FILE: [&str; 6] = [
     "SFPROXY_THREADS",
 ];
 
-const SETTINGS: [Setting; 52] = {
+const SETTINGS: [Setting; 55] = {
     use Kind::{Bool, List, Number, SecretHere, SecretPath, SfOrg, Text};
     /// Those with the app's secret.
     const WITH_SECRET: &[&str] = &["client_credentials", "refresh_token", "password"];
@@ -206,6 +206,7 @@ const SETTINGS: [Setting; 52] = {
         ),
         setting("SFPROXY_API_HOST", "orgs.*.api.host", Text),
         setting("SFPROXY_DATASPACE", "orgs.*.data_cloud.dataspace", Text),
+        setting("SFPROXY_PUB_SUB_ENDPOINT", "orgs.*.pub_sub.endpoint", Text),
         setting("SFPROXY_INTROSPECT", "orgs.*.token.introspect", Bool),
         setting("SFPROXY_KEEP_ALIVE", "orgs.*.token.keep_alive", Bool),
         setting("SFPROXY_STORE_DIRECTORY", "store.file.directory", Text),
@@ -221,6 +222,7 @@ const SETTINGS: [Setting; 52] = {
         setting("SFPROXY_HOSTS", "listeners.0.hosts", List),
         setting("SFPROXY_ALLOWED_ORIGINS", "listeners.0.allowed_origins", List),
         setting("SFPROXY_EXTRA_PATHS", "listeners.0.extra_paths", List),
+        setting("SFPROXY_LOCAL_LOGIN", "listeners.0.local_login", Bool),
         setting(
             "SFPROXY_INSECURE_ALLOW_ANY_CALLER",
             "listeners.0.insecure_allow_any_caller",
@@ -235,6 +237,7 @@ const SETTINGS: [Setting; 52] = {
         setting("SFPROXY_BODY_IDLE_TIMEOUT", "upstream.body_idle_timeout", Text),
         setting("SFPROXY_POOL_IDLE_TIMEOUT", "upstream.pool_idle_timeout", Text),
         setting("SFPROXY_POOL_MAX_IDLE", "upstream.pool_max_idle", Number),
+        setting("SFPROXY_HTTP2", "upstream.http2", Bool),
         setting("SFPROXY_CA_FILE", "upstream.ca_file", Text),
         setting("SFPROXY_REPLAY_MAX_BODY", "replay.max_body", Text),
         setting("SFPROXY_REPLAY_TOTAL", "replay.total", Text),

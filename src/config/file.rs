@@ -69,8 +69,13 @@ pub struct ListenerFile {
     pub allowed_origins: Vec<String>,
     /// Paths served beside Salesforce's API families; a prefix ends with `/`.
     pub extra_paths: Vec<String>,
+    /// Answer the logins that SDKs insist on with a placeholder; off: refuse them.
+    pub local_login: bool,
     /// Serve an address that is not loopback although callers are not authenticated.
     pub insecure_allow_any_caller: bool,
+    /// Speak https; left out: plain http.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTlsFile>,
     /// Callers may say whose token they want; only with the grant jwt_bearer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<UsersFile>,
@@ -90,7 +95,11 @@ impl Default for ListenerFile {
             // A page of a foreign site must not act as the org's user.
             allowed_origins: vec![],
             extra_paths: vec![],
+            // It gives nothing away: whoever may call needs no login.
+            local_login: true,
             insecure_allow_any_caller: false,
+            // On loopback nobody listens in, and few clients insist on https.
+            tls: None,
             users: None,
             // Half of the usual limit of 20,000 descriptors: each call may need one upstream as well.
             max_connections: 10_000,
@@ -98,6 +107,22 @@ impl Default for ListenerFile {
             idle_timeout: Span::new("5m"),
         }
     }
+}
+
+/// The certificate of a listener that speaks https: either certificate_file and key_file, or generate_in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerTlsFile {
+    /// The listener's certificate and those between it and its authority, PEM; read at start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<String>,
+    /// The certificate's private key, PEM, without a password; read at start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<String>,
+    /// A folder for a certificate of the proxy's own making; apps trust the `ca.pem` in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generate_in: Option<String>,
 }
 
 /// Tokens of many users, chosen by a header of the call.
@@ -220,7 +245,26 @@ pub struct OrgFile {
     /// Serve `/api/v1/…` and `/api/v2/…` from the org's Data Cloud tenant; `{}` turns it on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_cloud: Option<DataCloudFile>,
+    pub pub_sub: PubSubFile,
     pub login_budget: BudgetFile,
+}
+
+/// Where Pub/Sub API (gRPC) calls go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct PubSubFile {
+    /// `https://api.pubsub.salesforce.com`; in the EU operating zone `https://api.deu.pubsub.salesforce.com`.
+    pub endpoint: String,
+}
+
+impl Default for PubSubFile {
+    fn default() -> Self {
+        Self {
+            // Salesforce has one for all orgs but the EU's (SF §5.3); 7443 is served as well.
+            endpoint: "https://api.pubsub.salesforce.com".into(),
+        }
+    }
 }
 
 /// How the token is minted: exactly one of the keys.
@@ -650,6 +694,8 @@ pub struct UpstreamFile {
     pub pool_idle_timeout: Span,
     /// Idle connections kept per host; 0 to 100000.
     pub pool_max_idle: i64,
+    /// Offer HTTP/2 to the org. Pub/Sub has it always, CometD never.
+    pub http2: bool,
     /// PEM bundle trusted beside the system's roots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<String>,
@@ -666,6 +712,8 @@ impl Default for UpstreamFile {
             // Middle boxes forget idle connections after a few minutes.
             pool_idle_timeout: Span::new("60s"),
             pool_max_idle: 256,
+            // Bulk data costs less over HTTP/1.1, and connections do not share their fate (`performance.md`).
+            http2: false,
             ca_file: None,
         }
     }

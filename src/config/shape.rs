@@ -128,7 +128,7 @@ impl Walk {
 }
 
 /// Keys whose absence means something else than their defaults.
-const SWITCHES: [&str; 2] = ["users", "data_cloud"];
+const SWITCHES: [&str; 3] = ["users", "data_cloud", "tls"];
 
 /// The forms that a value may have: `$ref` followed, `anyOf` spread, `null` left out.
 fn forms(schema: &Value) -> Vec<&Value> {
@@ -291,7 +291,7 @@ mod tests {
             ),
             (
                 "listeners: [{adress: x}]",
-                "listeners[0].adress: unknown key; did you mean `address`? (known here: address, allowed_origins, extra_paths, hosts, idle_timeout, insecure_allow_any_caller, max_connections, org, users)",
+                "listeners[0].adress: unknown key; did you mean `address`? (known here: address, allowed_origins, extra_paths, hosts, idle_timeout, insecure_allow_any_caller, local_login, max_connections, org, tls, users)",
             ),
             (
                 "log: {requests: no}",

@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     io::Read as _,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,7 @@ use hyper::{
     HeaderMap,
     body::{Body, Frame, Incoming, SizeHint},
 };
+use tokio::sync::mpsc;
 
 use super::{
     connections::Busy,
@@ -60,6 +61,8 @@ enum Content {
     Filler(u64),
     /// Bytes, then trailers.
     Trailers(Bytes, Option<Box<HeaderMap>>),
+    /// What somebody else sends, as it comes; nobody is left to send when the sender is dropped.
+    Frames(Option<Box<Frame<Bytes>>>, mpsc::Receiver<Frame<Bytes>>),
 }
 
 impl Upload {
@@ -151,6 +154,11 @@ impl OrgBody {
         Self::new(Content::Trailers(bytes.into(), Some(Box::new(trailers))), false)
     }
 
+    /// `first`, then what comes.
+    pub(crate) fn frames(first: Frame<Bytes>, rest: mpsc::Receiver<Frame<Bytes>>) -> Self {
+        Self::new(Content::Frames(Some(Box::new(first)), rest), false)
+    }
+
     fn new(content: Content, sized: bool) -> Self {
         Self {
             content,
@@ -164,7 +172,7 @@ impl Body for OrgBody {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let frame = match &mut self.content {
             Content::Bytes(rest) => next_chunk(rest).map(Frame::data),
             Content::Filler(0) => None,
@@ -177,6 +185,10 @@ impl Body for OrgBody {
                 Some(chunk) => Some(Frame::data(chunk)),
                 None => trailers.take().map(|trailers| Frame::trailers(*trailers)),
             },
+            Content::Frames(first, rest) => match first.take() {
+                Some(first) => Some(*first),
+                None => ready!(rest.poll_recv(cx)),
+            },
         };
         Poll::Ready(frame.map(Ok))
     }
@@ -186,6 +198,7 @@ impl Body for OrgBody {
             Content::Bytes(rest) => rest.is_empty(),
             Content::Filler(left) => *left == 0,
             Content::Trailers(_, trailers) => trailers.is_none(),
+            Content::Frames(..) => false,
         }
     }
 

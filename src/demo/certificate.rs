@@ -18,6 +18,8 @@ use super::StartError;
 /// What the server needs and what clients must trust.
 pub(crate) struct Identity {
     pub(crate) server: Arc<ServerConfig>,
+    /// For gRPC: HTTP/2 or nothing.
+    pub(crate) grpc: Arc<ServerConfig>,
     pub(crate) ca_pem: String,
 }
 
@@ -51,12 +53,15 @@ pub(crate) fn make(http2: bool) -> Result<Identity, StartError> {
                 .with_single_cert(vec![certificate.der().clone()], key)
         })
         .map_err(|e| StartError::Tls(e.to_string()))?;
+    let mut grpc = server.clone();
+    grpc.alpn_protocols.push(b"h2".to_vec());
     if http2 {
         server.alpn_protocols.push(b"h2".to_vec());
     }
     server.alpn_protocols.push(b"http/1.1".to_vec());
     Ok(Identity {
         server: Arc::new(server),
+        grpc: Arc::new(grpc),
         ca_pem: issuer.pem(),
     })
 }

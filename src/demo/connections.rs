@@ -19,6 +19,7 @@ use super::world::Door;
 pub(crate) struct Connection {
     pub(crate) door: Door,
     cut: CancellationToken,
+    goaway: CancellationToken,
     busy: AtomicUsize,
 }
 
@@ -43,6 +44,7 @@ impl Connections {
         let connection = Arc::new(Connection {
             door,
             cut: CancellationToken::new(),
+            goaway: CancellationToken::new(),
             busy: AtomicUsize::new(0),
         });
         let id = self.next.fetch_add(1, Relaxed);
@@ -65,6 +67,13 @@ impl Connections {
         chosen.map(|c| c.cut()).count()
     }
 
+    /// Tells the clients behind a door to open new connections; says how many were told. Open streams go on.
+    pub(crate) fn goaway(&self, door: Door) -> usize {
+        let open = self.lock();
+        let chosen = open.values().filter(|c| c.door == door && !c.goaway.is_cancelled());
+        chosen.map(|c| c.goaway.cancel()).count()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -77,6 +86,10 @@ impl Connection {
 
     pub(crate) async fn was_cut(&self) {
         self.cut.cancelled().await;
+    }
+
+    pub(crate) async fn was_told_to_go(&self) {
+        self.goaway.cancelled().await;
     }
 
     pub(crate) fn busy(self: &Arc<Self>) -> Busy {

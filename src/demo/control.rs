@@ -9,7 +9,7 @@ use super::{
     faults::{ApiFault, Faults, TokenFault},
     record::{Recorded, Stats},
     settings::Latency,
-    world::{ORG_ID, World},
+    world::{Door, ORG_ID, World},
 };
 
 #[derive(Clone)]
@@ -34,6 +34,11 @@ impl Control {
     /// Data Cloud's host, with its scheme, if the settings asked for one.
     pub fn tenant_url(&self) -> Option<&str> {
         self.0.urls.tenant.as_deref()
+    }
+
+    /// The Pub/Sub API's host, with its scheme, if the settings asked for one.
+    pub fn pubsub_url(&self) -> Option<&str> {
+        self.0.urls.pubsub.as_deref()
     }
 
     /// The control API, plain HTTP.
@@ -140,6 +145,16 @@ impl Control {
     /// Ends all Data Cloud tokens; says how many lived. Core sessions stay.
     pub fn expire_dc(&self) -> usize {
         self.0.dc_tokens().expire_all(self.0.now())
+    }
+
+    /// GOAWAY on every open connection at the Pub/Sub host; says how many. Open streams go on, new ones need a new connection.
+    pub fn pubsub_goaway(&self) -> usize {
+        self.0.connections.goaway(Door::PubSub)
+    }
+
+    /// The next `count` streams at the Pub/Sub host end with REFUSED_STREAM: nothing of them was done.
+    pub fn refuse_streams(&self, count: u32) {
+        self.0.faults().refused_streams = count;
     }
 
     /// A person's answer at `/setup/connect`; says whether a device waited for it.

@@ -21,7 +21,7 @@ use super::{
     world::World,
 };
 
-const CALLS: [&str; 22] = [
+const CALLS: [&str; 24] = [
     "POST /control/revoke",
     "POST /control/token {fail, status, error, error_description | body, content_type; hang_ms}",
     "POST /control/api {fail, status, body, content_type, headers, path_prefix}",
@@ -39,6 +39,8 @@ const CALLS: [&str; 22] = [
     "POST /control/lose_token_answers {count}",
     "POST /control/delay_token_answers {token_ms}",
     "POST /control/expire_dc",
+    "POST /control/pubsub_goaway",
+    "POST /control/refuse_streams {count}",
     "POST /control/approve_device {user_code, allow}",
     "POST /control/callback {client_id, uri}",
     "POST /control/reset",
@@ -151,6 +153,7 @@ fn answer(
         ("POST", "revoke_refresh_tokens") => return Ok(Some(json!({"revoked": control.revoke_refresh_tokens()}))),
         ("POST", "spend") => return Ok(Some(json!({"spent": control.spend()}))),
         ("POST", "expire_dc") => return Ok(Some(json!({"expired": control.expire_dc()}))),
+        ("POST", "pubsub_goaway") => return Ok(Some(json!({"told": control.pubsub_goaway()}))),
         ("POST", "approve_device") => {
             let Small { user_code, allow, .. } = small()?;
             let waited = control.approve_device(&user_code, allow.unwrap_or(true));
@@ -178,6 +181,7 @@ fn answer(
         ("POST", "password_flow") => control.password_flow(small()?.on.unwrap_or(true)),
         ("POST", "lose_token_answers") => control.lose_token_answers(small()?.count.unwrap_or(1)),
         ("POST", "delay_token_answers") => control.delay_token_answers(millis(small()?.token_ms)),
+        ("POST", "refuse_streams") => control.refuse_streams(small()?.count.unwrap_or(1)),
         ("POST", "callback") => {
             let Small { client_id, uri, .. } = small()?;
             control.register_callback(&client_id, &uri);

@@ -52,6 +52,8 @@ pub(crate) struct Faults {
     pub(crate) lost_answers: u32,
     /// The org lives on its second instance.
     pub(crate) moved: bool,
+    /// So many new streams at the Pub/Sub host are refused.
+    pub(crate) refused_streams: u32,
 }
 
 impl Reply {
@@ -86,6 +88,7 @@ impl Faults {
             token_answer_delay: Duration::ZERO,
             lost_answers: 0,
             moved: false,
+            refused_streams: 0,
         }
     }
 
@@ -104,6 +107,13 @@ impl Faults {
         let lost = self.lost_answers > 0;
         self.lost_answers = self.lost_answers.saturating_sub(1);
         lost
+    }
+
+    /// Whether a new stream at the Pub/Sub host is to be refused.
+    pub(crate) fn refuses_stream(&mut self) -> bool {
+        let refused = self.refused_streams > 0;
+        self.refused_streams = self.refused_streams.saturating_sub(1);
+        refused
     }
 
     /// The answer scripted for this API call, if one is due.

@@ -20,8 +20,9 @@ use super::{
     answer::{Answer, Said, Wish},
     apex,
     body::{OrgBody, Upload, UploadError},
-    bulk1,
+    bulk1, cometd,
     connections::Connection,
+    events,
     faults::Reply,
     grant::TokenRequest,
     identity,
@@ -66,6 +67,8 @@ pub(crate) async fn serve(
         token(&world, &parts, &mut upload).await
     } else if path == DATA_CLOUD_TOKEN_PATH {
         data_cloud_token(&world, &connection, &parts, &mut upload).await
+    } else if cometd::is_path(&path) {
+        streaming_call(&world, &connection, &path, &parts, &mut upload).await
     } else if let Some(answer) = other_identity(&world, &path, &parts, &mut upload).await {
         answer
     } else if soap::is_path(&path) {
@@ -75,6 +78,7 @@ pub(crate) async fn serve(
     } else {
         api(&world, &connection, &path, &parts, &mut upload).await
     };
+    events::publish_changes(&world);
     let answer = answer.inspect_err(|Cut| connection.cut())?;
     let mut wish = Wish::of(&parts.headers);
     if !world.settings.gzip {
@@ -172,6 +176,26 @@ async fn tenant_call(world: &World, path: &str, parts: &Parts, upload: &mut Uplo
     };
     if answer.status == 401 {
         world.counters.tenant_401.fetch_add(1, Relaxed);
+    }
+    Ok(answer)
+}
+
+/// A call at the Streaming API; a poll is held here.
+async fn streaming_call(
+    world: &World,
+    connection: &Connection,
+    path: &str,
+    parts: &Parts,
+    upload: &mut Upload,
+) -> Result<Answer, Cut> {
+    world.counters.api_requests.fetch_add(1, Relaxed);
+    let body = upload.all(&parts.headers).await.map_err(|_| Cut)?;
+    let answer = match misbehave(world, path).await? {
+        Some(scripted) => scripted,
+        None => cometd::answer(world, connection.door, path, parts, &body).await,
+    };
+    if answer.status == 401 {
+        world.counters.api_401.fetch_add(1, Relaxed);
     }
     Ok(answer)
 }

@@ -41,6 +41,13 @@ pub struct Stats {
     /// Requests at the Data Cloud host, and those it answered with 401.
     pub tenant_requests: u64,
     pub tenant_401: u64,
+    /// Bayeux messages refused for their token, and polls held now.
+    pub cometd_401: u64,
+    pub cometd_held: u64,
+    /// Calls at the Pub/Sub host, those refused for their metadata, and Subscribe streams open now.
+    pub pubsub_requests: u64,
+    pub pubsub_auth_errors: u64,
+    pub pubsub_subscriptions: u64,
     /// SOAP and Bulk API 1.0 calls that the org refused for their session.
     pub soap_invalid_session: u64,
     pub bulk1_invalid_session: u64,
@@ -112,6 +119,13 @@ pub(crate) struct Counters {
     pub(crate) a360_exchanges: AtomicU64,
     pub(crate) tenant_requests: AtomicU64,
     pub(crate) tenant_401: AtomicU64,
+    pub(crate) cometd_401: AtomicU64,
+    /// Now; not reset.
+    pub(crate) cometd_held: AtomicU64,
+    pub(crate) pubsub_requests: AtomicU64,
+    pub(crate) pubsub_auth_errors: AtomicU64,
+    /// Now; not reset.
+    pub(crate) pubsub_subscriptions: AtomicU64,
     pub(crate) soap_invalid_session: AtomicU64,
     pub(crate) bulk1_invalid_session: AtomicU64,
     /// For `Sforce-Limit-Info`; not reset.
@@ -138,6 +152,9 @@ pub(crate) struct Recorder {
     keep: usize,
     ring: Mutex<VecDeque<Entry>>,
 }
+
+/// Makes a number of now one greater while it lives.
+pub(crate) struct Counted<'a>(&'a AtomicU64);
 
 /// Counts a token call while it lives.
 pub(crate) struct TokenCall<'a>(&'a Counters);
@@ -188,6 +205,11 @@ impl Counters {
             a360_exchanges: self.a360_exchanges.load(Relaxed),
             tenant_requests: self.tenant_requests.load(Relaxed),
             tenant_401: self.tenant_401.load(Relaxed),
+            cometd_401: self.cometd_401.load(Relaxed),
+            cometd_held: self.cometd_held.load(Relaxed),
+            pubsub_requests: self.pubsub_requests.load(Relaxed),
+            pubsub_auth_errors: self.pubsub_auth_errors.load(Relaxed),
+            pubsub_subscriptions: self.pubsub_subscriptions.load(Relaxed),
             soap_invalid_session: self.soap_invalid_session.load(Relaxed),
             bulk1_invalid_session: self.bulk1_invalid_session.load(Relaxed),
         }
@@ -208,6 +230,9 @@ impl Counters {
             &self.a360_exchanges,
             &self.tenant_requests,
             &self.tenant_401,
+            &self.cometd_401,
+            &self.pubsub_requests,
+            &self.pubsub_auth_errors,
             &self.soap_invalid_session,
             &self.bulk1_invalid_session,
         ]
@@ -216,6 +241,19 @@ impl Counters {
         {
             counter.store(0, Relaxed);
         }
+    }
+}
+
+impl<'a> Counted<'a> {
+    pub(crate) fn new(counter: &'a AtomicU64) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -335,6 +373,11 @@ impl Stats {
             "a360_exchanges": self.a360_exchanges,
             "tenant_requests": self.tenant_requests,
             "tenant_401": self.tenant_401,
+            "cometd_401": self.cometd_401,
+            "cometd_held": self.cometd_held,
+            "pubsub_requests": self.pubsub_requests,
+            "pubsub_auth_errors": self.pubsub_auth_errors,
+            "pubsub_subscriptions": self.pubsub_subscriptions,
             "soap_invalid_session": self.soap_invalid_session,
             "bulk1_invalid_session": self.bulk1_invalid_session,
         })

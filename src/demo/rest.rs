@@ -17,7 +17,7 @@ use bytes::Bytes;
 use hyper::{HeaderMap, Method};
 use serde_json::Value;
 
-use super::{answer::Answer, bulk, world::World};
+use super::{answer::Answer, bulk, events, world::World};
 
 /// One call, on the wire or inside a composite.
 pub(crate) struct Call {
@@ -101,6 +101,7 @@ fn route(world: &Arc<World>, call: &Call) -> Result<Answer, Answer> {
         ["composite", "sobjects", ..] => collections::answer(world, call, &path[2..]),
         ["sobjects", "ContentVersion"] if call.method == Method::POST => content::create(world, call),
         ["sobjects", "ContentVersion", id, "VersionData"] => content::download(world, call, id),
+        ["sobjects", object] if events::is_event(world, object) => events::publish_row(world, call, object),
         ["sobjects", ..] => rows::answer(world, call, &path[1..]),
         ["jobs", ..] => bulk::answer(world, call, &path[1..]),
         _ => Err(Answer::not_found()),

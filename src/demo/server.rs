@@ -7,6 +7,7 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener},
+    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -23,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     StartError,
     connections::Connection,
-    control_api, front,
+    control_api, front, pubsub,
     world::{Door, World},
 };
 
@@ -86,7 +87,7 @@ fn is_down(world: &World, door: Door) -> bool {
     let login_is_here = match door {
         Door::Login => true,
         Door::Instance | Door::Second => world.settings.login_port.is_none(),
-        Door::Tenant => false,
+        Door::Tenant | Door::PubSub => false,
         Door::Control => return false,
     };
     let api_is_here = door != Door::Login;
@@ -128,6 +129,9 @@ async fn http<S>(world: Arc<World>, connection: Arc<Connection>, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    if connection.door == Door::PubSub {
+        return grpc(world, connection, stream).await;
+    }
     let mut builder = Builder::new(world.tasks.clone());
     builder.http1().header_read_timeout(None).max_headers(200);
     builder
@@ -140,4 +144,24 @@ where
     let builder = if http2 { builder } else { builder.http1_only() };
     // A client that goes away is no fault of ours.
     let _: Result<_, _> = builder.serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// HTTP/2 only, with or without TLS; at most 1,000 streams a connection, as Salesforce documents for the Pub/Sub API.
+async fn grpc<S>(world: Arc<World>, connection: Arc<Connection>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = hyper::server::conn::http2::Builder::new(world.tasks.clone());
+    builder.max_concurrent_streams(1_000).max_header_list_size(64 * 1024);
+    let here = Arc::clone(&connection);
+    let service = service_fn(move |request| pubsub::serve(Arc::clone(&world), Arc::clone(&here), request));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // The connection is not dropped by either branch: after GOAWAY its open streams go on.
+    tokio::select! {
+        biased;
+        _ = serving.as_mut() => return,
+        () = connection.was_told_to_go() => serving.as_mut().graceful_shutdown(),
+    }
+    // A client that goes away is no fault of ours.
+    let _: Result<_, _> = serving.await;
 }

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::sync::watch;
+
 use super::settings::{TokenFormat, letters};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +35,7 @@ pub(crate) struct Session {
 pub(crate) struct Sessions {
     by_token: HashMap<String, Session>,
     logins: HashMap<String, VecDeque<SystemTime>>,
+    ended: watch::Sender<()>,
 }
 
 /// What a mint needs to know of the org's policy.
@@ -103,19 +106,28 @@ impl Sessions {
 
     /// Whether the token was living until now.
     pub(crate) fn revoke(&mut self, token: &str, now: SystemTime) -> bool {
-        self.by_token.remove(token).is_some_and(|s| now < s.expires)
+        let living = self.by_token.remove(token).is_some_and(|s| now < s.expires);
+        self.ended.send_replace(());
+        living
     }
 
     /// How many living ones ended.
     pub(crate) fn revoke_all(&mut self, now: SystemTime) -> usize {
         let living = self.living(now);
         self.by_token.clear();
+        self.ended.send_replace(());
         living
     }
 
     /// Ends what was made from an approval.
     pub(crate) fn end_approval(&mut self, approval: u64) {
         self.by_token.retain(|_, session| session.approval != Some(approval));
+        self.ended.send_replace(());
+    }
+
+    /// Speaks whenever sessions were ended before their time.
+    pub(crate) fn ended(&self) -> watch::Receiver<()> {
+        self.ended.subscribe()
     }
 
     /// Marks the token as exchanged for a Data Cloud token; says whether it had been before. No use of the session: whether an exchange

@@ -70,6 +70,9 @@ pub struct Settings {
     pub dataspaces: Vec<String>,
     /// Rows in one answer of `/api/v2/query`; few, so that paging is practised.
     pub tenant_page: usize,
+    /// The Pub/Sub API's own host; `None`: an org without it.
+    pub pubsub_port: Option<u16>,
+    pub streaming: Streaming,
     /// The private key of the first JWT client and of the web app with a key, kept to be written for the user.
     pub practice_key: Option<RsaKey>,
     pub clock: Clock,
@@ -89,6 +92,29 @@ pub enum TokenFormat {
 pub struct Latency {
     pub api: Duration,
     pub token: Duration,
+}
+
+/// The Streaming API and the Pub/Sub API (SF §4.2, §5.2, §5.3).
+#[derive(Debug, Clone)]
+pub struct Streaming {
+    /// How long a CometD poll is held, and how long its client may stay away after an empty one.
+    pub poll: Duration,
+    /// How long the client of a CometD poll may stay away after events.
+    pub reconnect: Duration,
+    /// A dead token at CometD is told by HTTP 401 and not by a Bayeux message; both are possible.
+    pub http_401: bool,
+    /// An empty fetch answer comes at the latest after this.
+    pub keep_alive: Duration,
+    /// How long a subscriber that was sent all it asked for may wait before it asks for more.
+    pub fetch_idle: Duration,
+    /// How long a publish stream may be silent.
+    pub publish_idle: Duration,
+    /// An RPC that fails at once has headers first, then trailers. Not confirmed; `false` is what gRPC servers in Java do.
+    pub headers_first: bool,
+    /// Platform events, all with the fields `Message__c` and `Number__c`.
+    pub platform_events: Vec<String>,
+    /// Push topics, all of Account with `Id` and `Name`.
+    pub push_topics: Vec<String>,
 }
 
 /// An app with the JWT bearer flow (SF §1.4.1).
@@ -208,8 +234,26 @@ impl Default for Settings {
             dc_outlives_core: true,
             dataspaces: vec!["default".into(), "sales".into()],
             tenant_page: 10,
+            pubsub_port: None,
+            streaming: Streaming::default(),
             practice_key: None,
             clock: Clock::system(),
+        }
+    }
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self {
+            poll: Duration::from_secs(110),
+            reconnect: Duration::from_secs(40),
+            http_401: false,
+            keep_alive: Duration::from_secs(270),
+            fetch_idle: Duration::from_secs(60),
+            publish_idle: Duration::from_secs(70),
+            headers_first: false,
+            platform_events: texts(["Practice_Event__e", "Second_Event__e"]),
+            push_topics: texts(["PracticeAccounts"]),
         }
     }
 }
@@ -267,6 +311,7 @@ impl Settings {
                 handler: "PracticeTokenHandler".into(),
             }],
             tenant_port: Some(0),
+            pubsub_port: Some(0),
             practice_key: Some(key),
             ..Self::default()
         })

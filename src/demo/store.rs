@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::answer::Problem;
 use schema::{OBJECTS, SYSTEM};
-pub(crate) use table::Table;
+pub(crate) use table::{ChangeKind, Snapshot, TELLS_OF_CHANGES, Table};
 
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -61,6 +61,8 @@ impl Store {
             json!({"Name": "Practice Org", "IsSandbox": false, "OrganizationType": "Developer Edition"}),
             now,
         );
+        // These were there before anybody could listen.
+        store.tables.iter_mut().for_each(|table| drop(table.take_changes()));
         store
     }
 

@@ -13,7 +13,7 @@ use secrecy::ExposeSecret as _;
 
 use super::{
     settings::{ExchangeApp, PasswordUser, Settings, WebApp, letters},
-    world::Urls,
+    world::{ORG_ID, Urls},
 };
 
 /// Addresses, client ids and files of a running org.
@@ -32,6 +32,10 @@ pub struct Summary {
     pub exchange: Option<ExchangeSummary>,
     /// Data Cloud's host, with its scheme.
     pub tenant_url: Option<String>,
+    /// The Pub/Sub API's host, with its scheme.
+    pub pubsub_url: Option<String>,
+    /// 18 characters: the Pub/Sub API's `tenantid`.
+    pub org_id: String,
 }
 
 #[derive(Debug, Clone, serde::Serialize)]
@@ -158,6 +162,8 @@ impl Files {
                 .transpose()?,
             exchange: self.exchange(settings.exchange_apps.first())?,
             tenant_url: urls.tenant.clone(),
+            pubsub_url: urls.pubsub.clone(),
+            org_id: ORG_ID.to_owned(),
         })
     }
 
@@ -248,6 +254,10 @@ impl fmt::Display for Summary {
         }
         if let Some(tenant) = &self.tenant_url {
             writeln!(f, "Data Cloud       {tenant}")?;
+        }
+        if let Some(pubsub) = &self.pubsub_url {
+            writeln!(f, "Pub/Sub          {pubsub}")?;
+            writeln!(f, "                 tenant id {}", self.org_id)?;
         }
         Ok(())
     }

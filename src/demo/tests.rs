@@ -12,11 +12,13 @@ mod data;
 mod data_cloud;
 mod flows;
 mod logins;
+mod pubsub;
 mod refresh;
 mod saml;
 mod soap;
 mod soap_metadata;
 mod soap_rows;
+mod streaming;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -95,6 +97,17 @@ async fn got(request: RequestBuilder) -> Got {
         headers: response.headers().clone(),
         text: response.text().await.unwrap(),
     }
+}
+
+/// Until it is so; a test that waits in vain is ended by its own clock.
+async fn eventually(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(10), waiting).await;
+    waited.expect("it must come to be so");
 }
 
 fn now() -> u64 {

@@ -1,6 +1,6 @@
 //! Everything the org knows, shared by its connections.
 //!
-//! Owns: sessions, rows, jobs, switches, counters, the org's clock and its addresses.
+//! Owns: sessions, rows, jobs, events, switches, counters, the org's clock and its addresses.
 //! Invariants: no lock is held across an await; a poisoned lock is still used, since the panic itself is re-raised.
 //! Units: wall time is the machine's plus what `advance` added.
 //! Fails with: nothing.
@@ -19,6 +19,8 @@ use super::{
     a360::DcTokens,
     bulk::Jobs,
     bulk1,
+    bus::Bus,
+    cometd::Clients,
     connections::Connections,
     faults::Faults,
     grant::Grants,
@@ -46,6 +48,8 @@ pub(crate) enum Door {
     Login,
     /// Data Cloud's host.
     Tenant,
+    /// The Pub/Sub API's host: HTTP/2 only.
+    PubSub,
     Control,
 }
 
@@ -55,6 +59,7 @@ pub(crate) struct Urls {
     pub(crate) login: String,
     pub(crate) second: Option<String>,
     pub(crate) tenant: Option<String>,
+    pub(crate) pubsub: Option<String>,
     pub(crate) control: String,
 }
 
@@ -75,6 +80,8 @@ pub(crate) struct World {
     bulk1: Mutex<bulk1::Jobs>,
     metadata: Mutex<Metadata>,
     cursors: Mutex<Cursors>,
+    cometd: Mutex<Clients>,
+    bus: Mutex<Bus>,
     faults: Mutex<Faults>,
     advanced_ms: AtomicU64,
 }
@@ -96,6 +103,8 @@ impl World {
             bulk1: Mutex::default(),
             metadata: Mutex::new(metadata),
             cursors: Mutex::default(),
+            cometd: Mutex::default(),
+            bus: Mutex::default(),
             faults: Mutex::new(Faults::new(&settings)),
             advanced_ms: AtomicU64::new(0),
             settings,
@@ -176,6 +185,15 @@ impl World {
 
     pub(crate) fn cursors(&self) -> MutexGuard<'_, Cursors> {
         lock(&self.cursors)
+    }
+
+    /// Taken before the bus, never after.
+    pub(crate) fn cometd(&self) -> MutexGuard<'_, Clients> {
+        lock(&self.cometd)
+    }
+
+    pub(crate) fn bus(&self) -> MutexGuard<'_, Bus> {
+        lock(&self.bus)
     }
 
     pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {

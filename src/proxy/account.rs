@@ -95,6 +95,17 @@ impl Account {
         reason == UNAUTHORIZED_HEAD && self.ask(upstream, refused).await == Finding::Alive
     }
 
+    /// An answer said that this token is dead, and was passed on. It is withdrawn if the org says so too.
+    pub async fn suspect(&self, upstream: &Upstream, token: &Token) {
+        let newest = self
+            .tokens
+            .current()
+            .is_some_and(|now| now.generation == token.generation);
+        if newest && self.ask(upstream, token).await == Finding::Dead {
+            self.tokens.reject(token.generation);
+        }
+    }
+
     /// A token that was seen working lately, for a call that cannot be repeated.
     pub async fn sure(&self, upstream: &Upstream, token: Arc<Token>) -> Result<Arc<Token>, TokenError> {
         let seen = self.tokens.seen_working(token.generation);

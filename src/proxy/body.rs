@@ -1,14 +1,16 @@
-//! How bodies are streamed, and how much of a request body is kept for a repeat.
+//! How request bodies are streamed, and how much of one is kept for a repeat.
 //!
 //! Owns: a [`Upload`] per call with a body; the [`Store`] counts what all of them keep together.
 //! Invariants: nothing is buffered ahead of the reader: a chunk is asked of the caller when the org takes it. What is kept
 //! is bounded per call and in total; when a bound is passed, what was kept is let go at once and the call is no longer
 //! repeatable. A repeat sends the same bytes: first those kept, then what the caller has still to send. Of two
-//! attempts only the newer reads; the older one's next read fails.
+//! attempts only the newer reads; the older one's next read fails. Where the credential goes into the body, what was read
+//! ahead to find its place is held until it is sent, and each attempt carries a credential of its own (`splice.rs`).
 //! Units: bytes. Fails with: [`UploadError`].
 //! Source: `design.md` §6.5; the idea is linkerd's `ReplayBody`.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker, ready},
@@ -21,6 +23,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use prometheus::IntGauge;
 use tokio::time::{Instant, Sleep};
+
+use super::{
+    inflate::Inflate,
+    splice::{Replacement, Splice},
+};
 
 /// The least that a kept chunk is charged with: what it takes beside its bytes.
 const CHUNK_COST: usize = 64;
@@ -88,6 +95,8 @@ pub enum UploadError {
     Stalled,
     #[error("a newer attempt of this call reads the body")]
     Superseded,
+    #[error("the request body is not what its Content-Encoding gzip promises")]
+    NotGzip,
 }
 
 /// One call's request body: hands out an [`OutBody`] for each attempt. Cheap to clone.
@@ -101,16 +110,18 @@ struct Shared {
 }
 
 struct State {
-    source: Incoming,
+    source: Source,
     /// The attempt that may read.
     attempt: u32,
-    /// Every chunk so far, while the call is repeatable.
+    /// Every chunk so far, while the call is repeatable; else what was read ahead and not sent yet.
     kept: Vec<Bytes>,
     kept_bytes: u64,
     /// What that is charged with.
     kept_cost: u64,
     trailers: Option<HeaderMap>,
     not_kept: Option<NotKept>,
+    /// There will be no repeat: nothing more is kept.
+    settled: bool,
     /// The source has been read to its end.
     complete: bool,
     failed: Option<UploadError>,
@@ -119,12 +130,54 @@ struct State {
     reader: Option<Waker>,
 }
 
+/// The caller's body.
+enum Source {
+    Plain(Incoming),
+    /// The credential goes into it, so it must be read.
+    Gzip(Box<Inflate<Incoming>>),
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match self {
+            Self::Plain(source) => {
+                let frame = ready!(Pin::new(source).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(|_| UploadError::Broke)))
+            }
+            Self::Gzip(source) => source.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Plain(source) => source.is_end_stream(),
+            Self::Gzip(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Plain(source) => source.size_hint(),
+            Self::Gzip(_) => SizeHint::new(),
+        }
+    }
+}
+
 impl Upload {
     /// A body whose known length is above the bound is never kept.
     pub fn new(source: Incoming, store: &Store, idle: Duration) -> Self {
         if source.is_end_stream() {
             return Self(None);
         }
+        Self::of(Source::Plain(source), store, idle)
+    }
+
+    /// A gzipped body, read and sent as what is in it.
+    pub fn inflated(source: Incoming, store: &Store, idle: Duration) -> Self {
+        Self::of(Source::Gzip(Box::new(Inflate::new(source))), store, idle)
+    }
+
+    fn of(source: Source, store: &Store, idle: Duration) -> Self {
         let too_long = source.size_hint().lower() > store.max_body;
         Self(Some(Arc::new(Shared {
             state: Mutex::new(State {
@@ -135,6 +188,7 @@ impl Upload {
                 kept_cost: 0,
                 trailers: None,
                 not_kept: too_long.then_some(NotKept::TooLong),
+                settled: false,
                 complete: false,
                 failed: None,
                 last_progress: Instant::now(),
@@ -150,19 +204,54 @@ impl Upload {
         Self(None)
     }
 
+    /// Reads up to `limit` bytes before the first attempt, until `judge` makes something of them; it is told whether they
+    /// are the whole body. `None`: it never did. What was read is sent all the same.
+    pub async fn look_ahead<T>(
+        &self,
+        limit: usize,
+        mut judge: impl FnMut(&[u8], bool) -> Option<T>,
+    ) -> Result<Option<T>, UploadError> {
+        /// From here on it judges only what has doubled, so that many small chunks cost no more than few large ones.
+        const OFTEN: usize = 16 * 1024;
+        let Some(shared) = &self.0 else {
+            return Ok(judge(&[], true));
+        };
+        let mut seen = Vec::new();
+        let mut judged = 0;
+        let mut patience = Patience::default();
+        loop {
+            let chunk = poll_fn(|cx| shared.lock().poll_ahead(shared, &mut patience, cx)).await?;
+            seen.extend_from_slice(chunk.as_deref().unwrap_or_default());
+            let whole = shared.lock().complete;
+            let full = seen.len() >= limit;
+            if whole || full || seen.len() < OFTEN || seen.len() >= 2 * judged {
+                judged = seen.len();
+                let found = judge(&seen, whole);
+                if found.is_some() || whole || full {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+
     /// The body for the next attempt; the previous one, if it still reads, ends with an error.
-    pub fn attempt(&self) -> OutBody {
+    pub fn attempt(&self, replacements: Vec<Replacement>) -> OutBody {
         let Some(shared) = &self.0 else {
             return OutBody::empty();
         };
+        let splice = (!replacements.is_empty()).then(|| Box::new(Splice::new(replacements)));
         let mut state = shared.lock();
         state.supersede();
-        let (lower, upper) = (state.source.size_hint().lower(), state.source.size_hint().upper());
+        let rest = match state.complete {
+            true => SizeHint::with_exact(0),
+            false => state.source.size_hint(),
+        };
+        let becomes = |length: u64| splice.as_ref().map_or(length, |splice| splice.length(length));
         let mut hint = SizeHint::new();
-        if let Some(upper) = upper {
-            hint.set_upper(upper + state.kept_bytes);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(becomes(upper + state.kept_bytes));
         }
-        hint.set_lower(lower + state.kept_bytes);
+        hint.set_lower(becomes(rest.lower() + state.kept_bytes));
         OutBody {
             attempt: state.attempt,
             next: 0,
@@ -170,6 +259,14 @@ impl Upload {
             hint,
             patience: Patience::default(),
             shared: Some(Arc::clone(shared)),
+            splice,
+        }
+    }
+
+    /// The call has its answer and will not be repeated: what is still to come is not kept.
+    pub fn settle(&self) {
+        if let Some(shared) = &self.0 {
+            shared.lock().settled = true;
         }
     }
 
@@ -226,30 +323,99 @@ impl State {
         }
     }
 
-    /// Keeps a chunk, or lets everything go when a bound is passed.
+    /// Keeps a chunk that is being sent, or lets everything go when a bound is passed: all of it has been sent.
     fn keep(&mut self, chunk: &Bytes, store: &Store) {
-        if self.not_kept.is_some() {
+        if self.not_kept.is_some() || self.settled {
             return;
         }
-        // Tiny chunks cost more than their bytes.
-        let cost = chunk.len().max(CHUNK_COST);
-        if self.kept_cost + cost as u64 > store.max_body {
-            self.let_go(NotKept::TooLong, store);
-        } else if store.take(cost) {
-            self.kept_cost += cost as u64;
-            self.kept_bytes += chunk.len() as u64;
-            self.kept.push(chunk.clone());
-        } else {
-            self.let_go(NotKept::NoRoom, store);
+        match self.charge(chunk.len(), store) {
+            Ok(()) => self.hold(chunk.clone()),
+            Err(why) => {
+                self.give_up(why, store);
+                self.forget();
+            }
         }
     }
 
-    fn let_go(&mut self, why: NotKept, store: &Store) {
+    /// Keeps a chunk that was read ahead, whatever the bounds say: it has yet to be sent.
+    fn keep_ahead(&mut self, chunk: &Bytes, store: &Store) {
+        if self.not_kept.is_none()
+            && let Err(why) = self.charge(chunk.len(), store)
+        {
+            self.give_up(why, store);
+        }
+        self.hold(chunk.clone());
+    }
+
+    fn hold(&mut self, chunk: Bytes) {
+        self.kept_bytes += chunk.len() as u64;
+        self.kept.push(chunk);
+    }
+
+    fn charge(&mut self, bytes: usize, store: &Store) -> Result<(), NotKept> {
+        // Tiny chunks cost more than their bytes.
+        let cost = bytes.max(CHUNK_COST);
+        if self.kept_cost + cost as u64 > store.max_body {
+            return Err(NotKept::TooLong);
+        }
+        if !store.take(cost) {
+            return Err(NotKept::NoRoom);
+        }
+        self.kept_cost += cost as u64;
+        Ok(())
+    }
+
+    /// From here on the call is not repeatable.
+    fn give_up(&mut self, why: NotKept, store: &Store) {
         store.give_back(self.kept_cost);
-        self.kept = Vec::new();
-        self.kept_bytes = 0;
         self.kept_cost = 0;
         self.not_kept = Some(why);
+    }
+
+    fn forget(&mut self) {
+        self.kept = Vec::new();
+        self.kept_bytes = 0;
+    }
+
+    /// The next piece of the caller's body; trailers stay here.
+    fn poll_source(
+        &mut self,
+        shared: &Shared,
+        patience: &mut Patience,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Frame<Bytes>>, UploadError>> {
+        let Poll::Ready(frame) = self.source.poll_frame(cx) else {
+            self.reader = Some(cx.waker().clone());
+            ready!(patience.poll_lost(shared.idle, cx));
+            return Poll::Ready(Err(self.fail(UploadError::Stalled)));
+        };
+        patience.rewarded();
+        self.last_progress = Instant::now();
+        let Some(frame) = frame else {
+            self.complete = true;
+            return Poll::Ready(Ok(None));
+        };
+        let frame = frame.map_err(|error| self.fail(error))?;
+        if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+        }
+        self.complete = !frame.is_data() || self.source.is_end_stream();
+        Poll::Ready(Ok(Some(frame)))
+    }
+
+    /// The next chunk, before any attempt asked for it; `None` at the end.
+    fn poll_ahead(
+        &mut self,
+        shared: &Shared,
+        patience: &mut Patience,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, UploadError>> {
+        let frame = ready!(self.poll_source(shared, patience, cx))?;
+        let chunk = frame.and_then(|frame| frame.into_data().ok());
+        if let Some(chunk) = &chunk {
+            self.keep_ahead(chunk, &shared.store);
+        }
+        Poll::Ready(Ok(chunk))
     }
 
     fn fail(&mut self, error: UploadError) -> UploadError {
@@ -274,6 +440,7 @@ pub struct OutBody {
     trailers_sent: bool,
     hint: SizeHint,
     patience: Patience,
+    splice: Option<Box<Splice>>,
 }
 
 impl OutBody {
@@ -285,7 +452,51 @@ impl OutBody {
             trailers_sent: false,
             hint: SizeHint::with_exact(0),
             patience: Patience::default(),
+            splice: None,
         }
+    }
+
+    /// The next piece as the caller sent it.
+    fn poll_original(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let Some(shared) = &self.shared else {
+            return Poll::Ready(None);
+        };
+        let mut state = shared.lock();
+        if state.attempt != self.attempt {
+            return Poll::Ready(Some(Err(UploadError::Superseded)));
+        }
+        if let Some(error) = state.failed {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if let Some(chunk) = state.kept.get(self.next) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        }
+        if state.complete {
+            return Poll::Ready(match &state.trailers {
+                Some(trailers) if !self.trailers_sent => {
+                    self.trailers_sent = true;
+                    Some(Ok(Frame::trailers(trailers.clone())))
+                }
+                _ => None,
+            });
+        }
+        if state.not_kept.is_some() {
+            // What was read ahead has been sent.
+            state.forget();
+            self.next = 0;
+        }
+        let frame = ready!(state.poll_source(shared, &mut self.patience, cx));
+        if let Ok(Some(frame)) = &frame {
+            if let Some(chunk) = frame.data_ref() {
+                state.keep(chunk, &shared.store);
+                if state.not_kept.is_none() {
+                    self.next = state.kept.len();
+                }
+            }
+            self.trailers_sent |= frame.is_trailers();
+        }
+        Poll::Ready(frame.transpose())
     }
 }
 
@@ -295,59 +506,19 @@ impl Body for OutBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let this = &mut *self;
-        let Some(shared) = &this.shared else {
-            return Poll::Ready(None);
-        };
-        let mut state = shared.lock();
-        if state.attempt != this.attempt {
-            return Poll::Ready(Some(Err(UploadError::Superseded)));
-        }
-        if let Some(error) = state.failed {
-            return Poll::Ready(Some(Err(error)));
-        }
-        if let Some(chunk) = state.kept.get(this.next) {
-            this.next += 1;
-            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
-        }
-        if state.complete {
-            return Poll::Ready(match &state.trailers {
-                Some(trailers) if !this.trailers_sent => {
-                    this.trailers_sent = true;
-                    Some(Ok(Frame::trailers(trailers.clone())))
-                }
-                _ => None,
-            });
-        }
-        let Poll::Ready(frame) = Pin::new(&mut state.source).poll_frame(cx) else {
-            state.reader = Some(cx.waker().clone());
-            ready!(this.patience.poll_lost(shared.idle, cx));
-            return Poll::Ready(Some(Err(state.fail(UploadError::Stalled))));
-        };
-        this.patience.rewarded();
-        state.last_progress = Instant::now();
-        let Some(frame) = frame else {
-            state.complete = true;
-            return Poll::Ready(None);
-        };
-        let Ok(frame) = frame else {
-            return Poll::Ready(Some(Err(state.fail(UploadError::Broke))));
-        };
-        match frame.into_data() {
-            Ok(chunk) => {
-                state.keep(&chunk, &shared.store);
-                if state.not_kept.is_none() {
-                    this.next = state.kept.len();
-                }
-                if state.source.is_end_stream() {
-                    state.complete = true;
-                }
-                Poll::Ready(Some(Ok(Frame::data(chunk))))
+        loop {
+            if let Some(piece) = this.splice.as_mut().and_then(|splice| splice.pop()) {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
-            Err(frame) => {
-                state.trailers = frame.trailers_ref().cloned();
-                state.complete = true;
-                this.trailers_sent = true;
-                Poll::Ready(Some(Ok(frame)))
+            let frame = ready!(this.poll_original(cx));
+            let Some(splice) = &mut this.splice else {
+                return Poll::Ready(frame);
+            };
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(chunk))) => splice.feed(chunk),
+                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
             }
         }
     }

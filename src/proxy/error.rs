@@ -1,7 +1,7 @@
 //! What our own errors look like: one table from cause to status, code and advice.
 //!
-//! Pure. Salesforce's shape (`[{"errorCode":…,"message":…}]`), so that clients show the reason, plus `Proxy-Status`
-//! (RFC 9209), so that nobody takes them for the org's. Invariants: no secret, no header value, no query in a text.
+//! Pure. In the shape that the API family gives its own errors (REST: `[{"errorCode":…,"message":…}]`), so that clients show
+//! the reason, plus `Proxy-Status` (RFC 9209), so that nobody takes them for the org's. Invariants: no secret, no header value, no query in a text.
 //! Source: `design.md` §6.7.
 
 use std::time::Duration;
@@ -9,7 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::{body::UploadError, guard::Refusal, record::Outcome, upstream::UpstreamError};
+use super::{
+    body::UploadError,
+    envelope::Unfit,
+    guard::Refusal,
+    record::Outcome,
+    surface::{Surface, Told},
+    upstream::UpstreamError,
+};
 use crate::token::TokenError;
 
 /// The name in `Proxy-Status`.
@@ -26,6 +33,12 @@ pub enum CallError {
     Upstream(#[from] UpstreamError),
     #[error(transparent)]
     Upload(UploadError),
+    #[error(transparent)]
+    Envelope(#[from] Unfit),
+    #[error("a SOAP envelope must come as it is, or with Content-Encoding gzip: the session goes into it")]
+    EnvelopeEncoding,
+    #[error("Pub/Sub is gRPC: it needs HTTP/2, by prior knowledge on this listener or by ALPN on one with `tls`")]
+    NeedsHttp2,
 }
 
 /// One row of the table.
@@ -47,16 +60,17 @@ impl CallError {
         self.row().outcome
     }
 
-    pub fn response(&self) -> Response<Bytes> {
+    /// In the shape of the family that was called.
+    pub fn response(&self, surface: Option<Surface>) -> Response<Bytes> {
         let row = self.row();
-        let body = serde_json::json!([{"errorCode": row.code, "message": row.message}]).to_string();
-        let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = row.status;
+        let mut response = match surface.map(|surface| surface.row().told) {
+            Some(Told::SoapFault | Told::FuelFault) => soap_fault(&row),
+            Some(Told::BulkError) => bulk_error(&row),
+            Some(Told::RpcStatus) => rpc_status(&row),
+            Some(Told::Never) => oauth_error(&row),
+            _ => rest_error(&row),
+        };
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json;charset=UTF-8"),
-        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert("proxy-status", proxy_status(&row));
         if let Some(after) = row.retry_after {
@@ -91,12 +105,109 @@ impl CallError {
                 reason: None,
                 retry_after: None,
             },
+            Self::Envelope(unfit) => bad_request("SFPROXY_SOAP_ENVELOPE", unfit.to_string()),
+            Self::EnvelopeEncoding => bad_request("SFPROXY_SOAP_ENCODING", self.to_string()),
+            Self::NeedsHttp2 => bad_request("SFPROXY_NEEDS_HTTP2", self.to_string()),
         }
     }
 }
 
+fn bad_request(code: &'static str, message: String) -> Row {
+    Row {
+        status: StatusCode::BAD_REQUEST,
+        code,
+        proxy_error: "http_request_error",
+        outcome: Outcome::ClientError,
+        message,
+        reason: None,
+        retry_after: None,
+    }
+}
+
+fn said(row: &Row, content_type: &'static str, text: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(text));
+    *response.status_mut() = row.status;
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn rest_error(row: &Row) -> Response<Bytes> {
+    let body = serde_json::json!([{"errorCode": row.code, "message": row.message}]);
+    said(row, "application/json;charset=UTF-8", body.to_string())
+}
+
+/// As a token endpoint's refusal (RFC 6749 §5.2).
+fn oauth_error(row: &Row) -> Response<Bytes> {
+    let body = serde_json::json!({"error": row.code, "error_description": row.message});
+    said(row, "application/json;charset=UTF-8", body.to_string())
+}
+
+fn soap_fault(row: &Row) -> Response<Bytes> {
+    let (code, message) = (row.code, xml(&row.message));
+    let text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
+         <soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" xmlns:sfproxy=\"urn:sf-token-proxy\">\
+         <soapenv:Body><soapenv:Fault><faultcode>sfproxy:{code}</faultcode><faultstring>{code}: {message}</faultstring>\
+         </soapenv:Fault></soapenv:Body></soapenv:Envelope>"
+    );
+    said(row, "text/xml;charset=UTF-8", text)
+}
+
+fn bulk_error(row: &Row) -> Response<Bytes> {
+    let (code, message) = (row.code, xml(&row.message));
+    let text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
+         <error xmlns=\"http://www.force.com/2009/06/asyncapi/dataload\">\
+         <exceptionCode>{code}</exceptionCode><exceptionMessage>{message}</exceptionMessage></error>"
+    );
+    said(row, "application/xml;charset=UTF-8", text)
+}
+
+/// An answer that is nothing but a status: gRPC's errors have HTTP status 200.
+fn rpc_status(row: &Row) -> Response<Bytes> {
+    let status = match row.status {
+        StatusCode::BAD_REQUEST | StatusCode::REQUEST_TIMEOUT | StatusCode::MISDIRECTED_REQUEST => "3",
+        StatusCode::FORBIDDEN => "7",
+        StatusCode::GATEWAY_TIMEOUT => "4",
+        _ => "14",
+    };
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(status));
+    let message = percent_encoded(&format!("{}: {}", row.code, row.message));
+    if let Ok(message) = HeaderValue::try_from(message) {
+        headers.insert("grpc-message", message);
+    }
+    response
+}
+
+/// As gRPC wants messages: printable ASCII but for `%` stays.
+fn percent_encoded(text: &str) -> String {
+    use std::fmt::Write as _;
+    text.bytes()
+        .fold(String::with_capacity(text.len()), |mut encoded, byte| {
+            match byte {
+                b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+                // Writing to a string cannot fail.
+                _ => drop(write!(encoded, "%{byte:02X}")),
+            }
+            encoded
+        })
+}
+
+fn xml(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
 fn guard_row(refusal: Refusal) -> Row {
     let (status, code, message) = match refusal {
+        Refusal::PlainHttp => (
+            StatusCode::BAD_REQUEST,
+            "SFPROXY_PLAIN_HTTP",
+            "this listener speaks https (setting listeners[].tls): call it with https://",
+        ),
         Refusal::BadHost => (
             StatusCode::BAD_REQUEST,
             "SFPROXY_BAD_REQUEST",
@@ -125,7 +236,12 @@ fn guard_row(refusal: Refusal) -> Row {
         Refusal::PathNotServed => (
             StatusCode::FORBIDDEN,
             "SFPROXY_PATH_NOT_SERVED",
-            "only API paths carry the token: /services/data/…, /services/apexrest/…, /services/oauth2/userinfo, /id/…, /api/v1|v2/… if the org has data_cloud, and listeners[].extra_paths",
+            "only API paths carry the token: /services/data/…, /services/apexrest/…, /services/async/…, /services/Soap/…, /cometd/…, /eventbus.v1.PubSub/…, /services/oauth2/userinfo, /id/…, /api/v1|v2/… if the org has data_cloud, and listeners[].extra_paths",
+        ),
+        Refusal::LoginNotServed => (
+            StatusCode::FORBIDDEN,
+            "SFPROXY_LOGIN_NOT_SERVED",
+            "an app needs no login here: send the calls without one; if the SDK insists, set listeners[].local_login: true",
         ),
         Refusal::UserMissing => (
             StatusCode::FORBIDDEN,
@@ -166,6 +282,12 @@ fn upstream_row(error: &UpstreamError) -> Row {
             StatusCode::BAD_GATEWAY,
             "SFPROXY_ORG_TLS",
             "tls_protocol_error",
+            Outcome::UpstreamError,
+        ),
+        UpstreamError::NoHttp2 { .. } => (
+            StatusCode::BAD_GATEWAY,
+            "SFPROXY_ORG_NO_HTTP2",
+            "destination_unavailable",
             Outcome::UpstreamError,
         ),
         UpstreamError::ConnectTimeout { .. } => (

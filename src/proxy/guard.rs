@@ -15,12 +15,15 @@ pub struct Rules {
     hosts: Vec<String>,
     allowed_origins: Vec<String>,
     extra_paths: Vec<String>,
+    local_login: bool,
     serves: Serves,
 }
 
 /// Why a call is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
+    /// Plain http on a listener that speaks https.
+    PlainHttp,
     /// No or several `Host` headers, or one that is no host.
     BadHost,
     /// The host is not one of the listener's names.
@@ -31,6 +34,8 @@ pub enum Refusal {
     CrossSite,
     DotSegment,
     PathNotServed,
+    /// A login, where `local_login` is off.
+    LoginNotServed,
     /// The call must name a user, and names none.
     UserMissing,
     /// It names a user who is not on the listener's list, or several.
@@ -40,13 +45,15 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
+        Self::PlainHttp,
         Self::BadHost,
         Self::WrongHost,
         Self::ForeignTarget,
         Self::CrossSite,
         Self::DotSegment,
         Self::PathNotServed,
+        Self::LoginNotServed,
         Self::UserMissing,
         Self::UserNotAllowed,
         Self::UserNotServed,
@@ -55,12 +62,14 @@ impl Refusal {
     /// The word in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::PlainHttp => "plain_http",
             Self::BadHost => "bad_host",
             Self::WrongHost => "wrong_host",
             Self::ForeignTarget => "foreign_target",
             Self::CrossSite => "cross_site",
             Self::DotSegment => "dot_segment",
             Self::PathNotServed => "path_not_served",
+            Self::LoginNotServed => "login_not_served",
             Self::UserMissing => "user_missing",
             Self::UserNotAllowed => "user_not_allowed",
             Self::UserNotServed => "user_not_served",
@@ -71,20 +80,11 @@ impl Refusal {
 impl Rules {
     /// The listener's names are the loopback names, its own addresses, and `hosts`.
     pub fn new(listener: &Listener, serves: Serves) -> Self {
-        let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-        let own = listener
-            .addresses
-            .iter()
-            .filter(|address| !address.ip().is_unspecified())
-            .map(|address| address.ip().to_string());
-        hosts.extend(own);
-        hosts.extend(listener.hosts.iter().cloned());
-        hosts.sort();
-        hosts.dedup();
         Self {
-            hosts,
+            hosts: listener.names(),
             allowed_origins: listener.allowed_origins.clone(),
             extra_paths: listener.extra_paths.clone(),
+            local_login: listener.local_login,
             serves,
         }
     }
@@ -96,10 +96,22 @@ impl Rules {
         }
         self.check_host(call)?;
         self.check_site(call)?;
-        surface(call.uri.path(), self.serves, &self.extra_paths).map_err(|refusal| match refusal {
+        let found = surface(call.uri.path(), self.serves, &self.extra_paths).map_err(|refusal| match refusal {
             PathRefusal::DotSegment => Refusal::DotSegment,
             PathRefusal::NotServed => Refusal::PathNotServed,
-        })
+        })?;
+        if found == Surface::LocalLogin {
+            self.check_login()?;
+        }
+        Ok(found)
+    }
+
+    /// Whether logins are answered here. They are never passed on: the org would give the app a session of its own.
+    pub fn check_login(&self) -> Result<(), Refusal> {
+        match self.local_login {
+            true => Ok(()),
+            false => Err(Refusal::LoginNotServed),
+        }
     }
 
     fn check_host(&self, call: &Parts) -> Result<(), Refusal> {
@@ -173,7 +185,9 @@ mod tests {
                 hosts: vec!["sf.internal".into()],
                 allowed_origins: vec!["https://app.example".into()],
                 extra_paths: vec![],
+                local_login: false,
                 insecure_allow_any_caller: true,
+                tls: None,
                 users: None,
                 max_connections: 10,
                 idle_timeout: Duration::from_secs(1),
@@ -260,6 +274,7 @@ mod tests {
         let here = [("host", "localhost")];
         assert_eq!(judge("/secur/frontdoor.jsp", &here), Err(Refusal::PathNotServed));
         assert_eq!(judge("/services/data/../x", &here), Err(Refusal::DotSegment));
+        assert_eq!(judge("/services/oauth2/token", &here), Err(Refusal::LoginNotServed));
         let options = judge_as(Method::OPTIONS, Version::HTTP_11, "*", &here);
         assert_eq!(options, Err(Refusal::PathNotServed));
     }

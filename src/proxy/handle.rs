@@ -1,6 +1,6 @@
 //! The story of a call. Read this first.
 //!
-//! Guard, token, org, verdict, answer. When the org refuses the token: one forced renewal, whoever noticed first, and
+//! Guard, token, org, verdict, answer. A login that an SDK insists on is answered here (`local_login.rs`). When the org refuses the token: one forced renewal, whoever noticed first, and
 //! one repeat. A repeat that is refused too is passed on as it came, unless the renewed token is known to have worked
 //! and has died since (somebody revokes faster than we repeat): then, and only then, the story goes on.
 //!
@@ -16,10 +16,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
+    uri::PathAndQuery,
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     account::Account,
@@ -28,18 +32,25 @@ use super::{
     guard::{Refusal, Rules},
     headers,
     in_body::{InBody, InBodyError},
+    read_ahead::{self, Ahead, read_ahead},
     record::{Calls, Outcome, Record, Repeat},
-    surface::{Surface, is_list_of_versions},
+    surface::{Placement, Surface, Told, is_list_of_versions},
     upstream::{Answer, Head, Upstream},
     users::Users,
-    verdict::{INSPECT_BYTES, Verdict, at_sight, verdict},
+    verdict::{INSPECT_BYTES, Verdict, at_sight, bayeux, rpc_status, verdict},
+    watch::{Suspect, Suspects, Watch},
 };
-use crate::token::Token;
+use crate::{
+    local_login::{self, Login},
+    token::Token,
+};
 
 /// The first attempt, the repeat, and two more for a token that is revoked again while we repeat.
 const MOST_SENDS: u32 = 4;
 /// For the rest of an error answer's body.
 const INSPECT_PATIENCE: Duration = Duration::from_secs(10);
+/// Of a login's parameters; they are only counted.
+const LOGIN_BYTES: usize = 64 * 1024;
 
 /// The usual name of `listeners[].users.header`.
 static USER: HeaderName = HeaderName::from_static("x-sfproxy-user");
@@ -54,6 +65,7 @@ pub struct Proxy {
     body_idle: Duration,
     /// Set on every call.
     headers: Vec<(HeaderName, HeaderValue)>,
+    suspects: Suspects,
 }
 
 /// A listener's way in: its rules, and the proxy behind them.
@@ -68,10 +80,19 @@ pub struct Door {
 
 /// What stays the same over the attempts of a call.
 struct Call {
-    surface: Surface,
     account: Arc<Account>,
     head: Head,
     upload: Upload,
+    /// The address that the caller used; only where an answer of ours leads back to it.
+    base: Option<String>,
+    /// A CometD handshake, which may be repeated although it is refused with status 200.
+    handshake: bool,
+}
+
+/// The org's answer or one of our own.
+enum Reply {
+    Org(Response<Box<InBody>>),
+    Own(Response<Bytes>),
 }
 
 impl Door {
@@ -86,17 +107,21 @@ impl Door {
         let call = door.prepare(request, &mut record);
         async move {
             let answered = match call {
-                Ok(call) => door.answer(&call, &mut record).await,
+                Ok(call) => door.answer(call, &mut record).await,
                 Err(error) => Err(error),
             };
             match answered {
-                Ok(response) => {
+                Ok(Reply::Org(response)) => {
                     record.answered(response.status());
                     let outcome = Outcome::of_status(response.status());
                     response.map(|body| OutgoingBody::org(body, record, outcome))
                 }
+                Ok(Reply::Own(response)) => {
+                    record.answered(response.status());
+                    response.map(|body| OutgoingBody::own(body, record, Outcome::Ok))
+                }
                 Err(error) => {
-                    let response = error.response();
+                    let response = error.response(record.family());
                     tracing::debug!(error = %error, status = response.status().as_u16(), "answered ourselves");
                     record.answered(response.status());
                     let outcome = error.outcome();
@@ -106,28 +131,51 @@ impl Door {
         }
     }
 
+    /// Answers a call that came without TLS where the listener speaks https; the connection ends with it.
+    pub fn refuse_plain(&self, request: &Request<Incoming>) -> Response<OutgoingBody> {
+        let mut record = Record::start(&self.proxy.calls, request.method());
+        self.proxy.calls.guard_refused(Refusal::PlainHttp);
+        let error = CallError::Guard(Refusal::PlainHttp);
+        let mut response = error.response(None);
+        // HTTP/2 has no such header.
+        if request.version() < Version::HTTP_2 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        tracing::debug!(error = %error, status = response.status().as_u16(), "answered ourselves");
+        record.answered(response.status());
+        response.map(|body| OutgoingBody::own(body, record, error.outcome()))
+    }
+
     /// The guard's word, and the call as the org will see it but for host and credential.
     fn prepare(&self, request: Request<Incoming>, record: &mut Record) -> Result<Call, CallError> {
         let proxy = &*self.proxy;
         let (mut parts, body) = request.into_parts();
-        let surface = self.rules.check(&parts).map_err(|refusal| {
-            proxy.calls.guard_refused(refusal);
-            CallError::Guard(refusal)
-        })?;
+        let surface = self.rules.check(&parts).map_err(|refusal| self.refuse(refusal))?;
         record.surface(surface);
-        let account = self.account(surface, &mut parts.headers).map_err(|refusal| {
-            proxy.calls.guard_refused(refusal);
-            CallError::Guard(refusal)
-        })?;
+        if surface.row().told == Told::RpcStatus && parts.version != Version::HTTP_2 {
+            return Err(CallError::NeedsHttp2);
+        }
+        let account = self
+            .account(surface, &mut parts.headers)
+            .map_err(|refusal| self.refuse(refusal))?;
+        let base = leads_back(surface).then(|| self.base(&parts));
         headers::strip_request(&mut parts.headers);
         for (name, value) in &proxy.headers {
             parts.headers.insert(name.clone(), value.clone());
         }
+        let idle = surface.body_idle(proxy.body_idle);
+        let upload = match in_the_body(surface) {
+            true => upload_to_edit(&mut parts.headers, body, &proxy.store, idle)?,
+            false => Upload::new(body, &proxy.store, idle),
+        };
         Ok(Call {
-            surface,
             account,
-            upload: Upload::new(body, &proxy.store, proxy.body_idle),
+            upload,
+            base,
+            handshake: false,
             head: Head {
+                surface,
                 method: parts.method,
                 target: parts
                     .uri
@@ -135,8 +183,22 @@ impl Door {
                     .path_and_query
                     .unwrap_or_else(|| PathAndQuery::from_static("/")),
                 headers: parts.headers,
+                edits: Vec::new(),
             },
         })
+    }
+
+    fn refuse(&self, refusal: Refusal) -> CallError {
+        self.proxy.calls.guard_refused(refusal);
+        CallError::Guard(refusal)
+    }
+
+    /// The address that the caller used, as a URL. The guard has seen that it is one of the listener's names.
+    fn base(&self, parts: &Parts) -> String {
+        let scheme = if self.plain { "http" } else { "https" };
+        let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+        format!("{scheme}://{}", host.or(authority).unwrap_or("localhost"))
     }
 
     /// Whose token the call gets.
@@ -158,13 +220,29 @@ impl Door {
         Ok(Arc::clone(elsewhere.unwrap_or(&self.proxy.own)))
     }
 
-    async fn answer(&self, call: &Call, record: &mut Record) -> Result<Response<Box<InBody>>, CallError> {
-        let proxy = &*self.proxy;
-        let (answer, token) = proxy.call(call, record).await?;
-        let mut response = answer.response;
-        if proves_the_token(response.status()) && !is_list_of_versions(call.head.target.path()) {
-            call.account.tokens.worked(token.generation);
+    async fn answer(&self, mut call: Call, record: &mut Record) -> Result<Reply, CallError> {
+        if call.head.surface == Surface::LocalLogin {
+            // Boxed, like all that most calls do not need.
+            return Box::pin(self.login_by_parameters(&call, record)).await;
         }
+        if read_ahead::wanted(call.head.surface)
+            && call.head.method == Method::POST
+            && let Some(login) = Box::pin(self.look_ahead(&mut call, record)).await?
+        {
+            return Box::pin(self.login(&login, &call, record)).await;
+        }
+        let proxy = &*self.proxy;
+        let (answer, token) = proxy.call(&call, record).await?;
+        // The answer passes: there is no repeat any more.
+        call.upload.settle();
+        let mut response = answer.response;
+        if call.head.surface == Surface::Identity
+            && response.status() == StatusCode::FORBIDDEN
+            && let Some(own) = self.userinfo(&call, &token)
+        {
+            return Ok(Reply::Own(own));
+        }
+        proxy.watch(&call, &token, &mut response);
         proxy.calls.see_limits(response.headers());
         let instance = token.instance_for(call.head.target.path());
         let headers = response.headers_mut();
@@ -181,7 +259,78 @@ impl Door {
         {
             headers.insert(header::LOCATION, location);
         }
-        Ok(response)
+        Ok(Reply::Org(response))
+    }
+
+    /// Reads as much of the body as tells where the credential goes, or that the call is a login.
+    async fn look_ahead(&self, call: &mut Call, record: &mut Record) -> Result<Option<Login>, CallError> {
+        let path = call.head.target.path();
+        let ahead = waiting(record, read_ahead(call.head.surface, path, &call.upload)).await?;
+        match ahead {
+            Ahead::Plain => {}
+            Ahead::Handshake => call.handshake = true,
+            Ahead::Edits(edits) => call.head.edits = edits,
+            Ahead::Session(operation) => {
+                record.surface(Surface::LocalLogin);
+                self.rules.check_login().map_err(|refusal| self.refuse(refusal))?;
+                let namespace = operation.namespace;
+                return Ok(Some(match operation.name.as_str() {
+                    "login" => Login::SoapLogin {
+                        path: path.to_owned(),
+                        namespace,
+                    },
+                    _ => Login::SoapLogout { namespace },
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn login_by_parameters(&self, call: &Call, record: &mut Record) -> Result<Reply, CallError> {
+        let whole = |seen: &[u8], whole: bool| whole.then(|| seen.to_vec());
+        let body = waiting(record, call.upload.look_ahead(LOGIN_BYTES, whole)).await;
+        let body = body.map_err(CallError::Upload)?.unwrap_or_default();
+        let target = &call.head.target;
+        let login = Login::at(target.path(), target.query().unwrap_or_default(), &body);
+        self.login(&login, call, record).await
+    }
+
+    /// A login is good when the proxy's own is: an app that could not call should hear of it here.
+    async fn login(&self, login: &Login, call: &Call, record: &mut Record) -> Result<Reply, CallError> {
+        let token = waiting(record, call.account.tokens.get()).await?;
+        let base = call.base.as_deref().unwrap_or_default();
+        Ok(Reply::Own(login.answer(base, &token)))
+    }
+
+    /// For a token that may not ask the identity service, where logins are answered here.
+    fn userinfo(&self, call: &Call, token: &Token) -> Option<Response<Bytes>> {
+        let asks = call.head.target.path().ends_with("/userinfo") && self.rules.check_login().is_ok();
+        let base = call.base.as_deref().filter(|_| asks)?;
+        local_login::userinfo(base, token)
+    }
+}
+
+/// Whether an answer of ours leads back to the address that the caller used.
+fn leads_back(surface: Surface) -> bool {
+    matches!(surface, Surface::LocalLogin | Surface::Soap | Surface::Identity)
+}
+
+fn in_the_body(surface: Surface) -> bool {
+    matches!(surface.row().token, Placement::Envelope | Placement::Fuel)
+}
+
+/// A body into which the credential goes: it must be readable, and its length changes.
+fn upload_to_edit(headers: &mut HeaderMap, body: Incoming, store: &Store, idle: Duration) -> Result<Upload, CallError> {
+    headers.remove(header::CONTENT_LENGTH);
+    let encoding = headers.remove(header::CONTENT_ENCODING);
+    match encoding
+        .as_ref()
+        .map(|encoding| encoding.as_bytes().trim_ascii().to_ascii_lowercase())
+    {
+        None => Ok(Upload::new(body, store, idle)),
+        Some(encoding) if encoding == b"identity" => Ok(Upload::new(body, store, idle)),
+        Some(encoding) if encoding == b"gzip" || encoding == b"x-gzip" => Ok(Upload::inflated(body, store, idle)),
+        Some(_) => Err(CallError::EnvelopeEncoding),
     }
 }
 
@@ -196,6 +345,7 @@ impl Proxy {
         headers: Vec<(HeaderName, HeaderValue)>,
     ) -> Self {
         Self {
+            suspects: Suspects::default(),
             own: Arc::new(own),
             data_cloud: data_cloud.map(Arc::new),
             upstream,
@@ -203,6 +353,39 @@ impl Proxy {
             store,
             body_idle,
             headers,
+        }
+    }
+
+    /// Asks the org about suspected tokens until `stop`.
+    pub async fn run(&self, stop: CancellationToken) {
+        self.suspects.run(&self.upstream, stop).await;
+    }
+
+    /// What an answer says of the token that needs no repeat: that it works, or, while it passes, that it is dead.
+    fn watch(&self, call: &Call, token: &Arc<Token>, response: &mut Response<Box<InBody>>) {
+        let surface = call.head.surface;
+        let told = surface.row().told;
+        // These say it with any status.
+        if matches!(told, Told::BayeuxMessage | Told::RpcStatus) {
+            if response.status() != StatusCode::OK {
+                return;
+            }
+            let suspect = Suspect {
+                account: Arc::clone(&call.account),
+                token: Arc::clone(token),
+            };
+            let (calls, suspects) = (Arc::clone(&self.calls), self.suspects.clone());
+            let report = Box::new(move |reason| {
+                calls.rejected(surface, reason);
+                suspects.report(suspect);
+            });
+            let watch = match told {
+                Told::BayeuxMessage => Watch::bayeux(response.headers(), report),
+                _ => Watch::trailers(report),
+            };
+            response.body_mut().watch(watch);
+        } else if proves_the_token(response.status()) && !is_list_of_versions(call.head.target.path()) {
+            call.account.tokens.worked(token.generation);
         }
     }
 
@@ -238,21 +421,30 @@ impl Proxy {
             }
         };
         if answer.reconnected {
-            self.calls.repeated(call.surface, Repeat::Reconnected);
+            self.calls.repeated(call.head.surface, Repeat::Reconnected);
         }
-        if let Some(verdict) = at_sight(call.surface, answer.response.status()) {
+        let surface = call.head.surface;
+        let response = &answer.response;
+        let (status, at_sight) = (
+            response.status(),
+            at_sight(surface, response.status(), response.headers()),
+        );
+        if let Some(verdict) = at_sight
+            && !(verdict == Verdict::Pass && status == StatusCode::OK && call.says_more_at_once())
+        {
             return Ok((answer, verdict));
         }
         let body = answer.response.body_mut();
+        if surface == Surface::PubSub {
+            let trailers = waiting(record, Box::pin(body.look_for_trailers(INSPECT_PATIENCE))).await;
+            return Ok((answer, trailers.map_or(Verdict::Pass, |trailers| rpc_status(&trailers))));
+        }
         let seen = waiting(record, Box::pin(body.look_ahead(INSPECT_BYTES, INSPECT_PATIENCE))).await;
-        let response = &answer.response;
-        let verdict = verdict(
-            call.surface,
-            &call.head.method,
-            response.status(),
-            response.headers(),
-            &seen,
-        );
+        let headers = answer.response.headers();
+        let verdict = match status {
+            StatusCode::OK if call.handshake => bayeux(headers, &seen),
+            _ => verdict(surface, &call.head.method, status, headers, &seen),
+        };
         Ok((answer, verdict))
     }
 
@@ -267,7 +459,7 @@ impl Proxy {
     ) -> Result<(Answer, Arc<Token>), CallError> {
         let account = &*call.account;
         for sends in 1..=MOST_SENDS {
-            self.calls.rejected(call.surface, reason);
+            self.calls.rejected(call.head.surface, reason);
             tracing::debug!(org = %account.tokens.org(), generation = refused.generation.0, reason, sends, "token refused");
             // From here on the refused attempt reads no more of the caller: what is kept has to stay whole.
             if let Err(why) = call.upload.hold_for_repeat() {
@@ -298,12 +490,12 @@ impl Proxy {
             let next = match next {
                 Some(Ok(next)) => next,
                 Some(Err(error)) => {
-                    self.calls.repeated(call.surface, Repeat::NoToken);
+                    self.calls.repeated(call.head.surface, Repeat::NoToken);
                     answer.response.into_body().abandon();
                     return Err(error.into());
                 }
                 None => {
-                    self.calls.repeated(call.surface, Repeat::RefusedAgain);
+                    self.calls.repeated(call.head.surface, Repeat::RefusedAgain);
                     account.tokens.did_not_help(refused.generation);
                     break;
                 }
@@ -315,13 +507,26 @@ impl Proxy {
             refused = next;
             match verdict {
                 Verdict::Pass => {
-                    self.calls.repeated(call.surface, Repeat::Accepted);
+                    self.calls.repeated(call.head.surface, Repeat::Accepted);
                     break;
                 }
                 Verdict::Refused(again) => reason = again,
             }
         }
         Ok((answer, refused))
+    }
+}
+
+impl Call {
+    /// A good status that may turn out bad in what follows at once: a handshake, or an RPC that is no stream.
+    fn says_more_at_once(&self) -> bool {
+        const UNARY: [&str; 3] = ["/GetTopic", "/GetSchema", "/Publish"];
+        let path = self.head.target.path();
+        match self.head.surface {
+            Surface::Cometd => self.handshake,
+            Surface::PubSub => UNARY.iter().any(|rpc| path.ends_with(rpc)),
+            _ => false,
+        }
     }
 }
 

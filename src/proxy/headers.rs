@@ -5,13 +5,37 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::surface::Placement;
 use crate::token::{Instance, Token};
 
-/// Sets what the org wants to see in headers that have been through [`strip_request`].
-pub fn set_credential(headers: &mut HeaderMap, token: &Token, instance: &Instance) {
-    headers.insert(header::HOST, instance.host_header.clone());
-    headers.insert(header::AUTHORIZATION, token.authorization.clone());
+/// Sets the credential in headers that have been through [`strip_request`].
+pub fn set_credential(headers: &mut HeaderMap, token: &Token, placement: Placement) {
+    match placement {
+        Placement::Bearer => {
+            headers.insert(header::AUTHORIZATION, token.authorization.clone());
+        }
+        Placement::SessionHeader => {
+            headers.insert(SESSION, token.raw());
+        }
+        Placement::Metadata => {
+            headers.insert(ACCESS_TOKEN, token.raw());
+            // Both are ASCII: a host, and letters and digits.
+            if let Ok(url) = HeaderValue::try_from(token.instance.url()) {
+                headers.insert(INSTANCE_URL, url);
+            }
+            if let Some(org) = token.org_id().and_then(|id| HeaderValue::try_from(id).ok()) {
+                headers.insert(TENANT_ID, org);
+            }
+        }
+        // It is in the body.
+        Placement::Envelope | Placement::Fuel | Placement::Nowhere => {}
+    }
 }
+
+const SESSION: HeaderName = HeaderName::from_static("x-sfdc-session");
+const ACCESS_TOKEN: HeaderName = HeaderName::from_static("accesstoken");
+const INSTANCE_URL: HeaderName = HeaderName::from_static("instanceurl");
+const TENANT_ID: HeaderName = HeaderName::from_static("tenantid");
 
 /// Removes from the caller's headers what must not travel.
 pub fn strip_request(headers: &mut HeaderMap) {
@@ -321,13 +345,10 @@ mod tests {
             let mut headers = map(&came);
             strip_request(&mut headers);
             let token = token();
-            set_credential(&mut headers, &token, &token.instance);
+            set_credential(&mut headers, &token, Placement::Bearer);
             assert_eq!(
                 lines(&headers),
-                [
-                    "authorization: Bearer 00Dxx!live.token_1",
-                    "host: acme.my.salesforce.com"
-                ],
+                ["authorization: Bearer 00Dxx!live.token_1"],
                 "{came:?}"
             );
             assert!(headers[header::AUTHORIZATION].is_sensitive());

@@ -12,13 +12,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::{task::AbortHandle, time::timeout};
 
 use super::{
     body::{Patience, Upload},
-    pool::Lease,
+    upstream::Lease,
+    watch::Watch,
 };
 
 /// The org's answer body: streamed, but for what was looked at to judge it.
@@ -28,9 +30,11 @@ pub struct InBody {
     /// `None` when it has ended.
     source: Option<Incoming>,
     lease: Option<Lease>,
-    /// The connection's.
-    task: AbortHandle,
+    /// The connection's, where it is this call's alone.
+    task: Option<AbortHandle>,
     upload: Upload,
+    /// Looks at what passes.
+    watch: Option<Box<Watch>>,
     idle_limit: Duration,
     patience: Patience,
 }
@@ -49,9 +53,10 @@ impl InBody {
         let mut body = Self {
             seen: VecDeque::new(),
             source: Some(source),
-            task: lease.task.clone(),
+            task: lease.task(),
             lease: Some(lease),
             upload,
+            watch: None,
             idle_limit,
             patience: Patience::default(),
         };
@@ -61,9 +66,34 @@ impl InBody {
         body
     }
 
+    /// From here on `watch` sees what passes, also what was looked at already.
+    pub fn watch(&mut self, mut watch: Watch) {
+        for frame in &self.seen {
+            watch.see(frame);
+        }
+        if self.source.is_none() {
+            watch.ended();
+        }
+        self.watch = Some(Box::new(watch));
+    }
+
+    /// Reads one frame ahead, which is still passed on: an RPC that fails at once has its trailers there.
+    pub async fn look_for_trailers(&mut self, patience: Duration) -> Option<HeaderMap> {
+        let next = timeout(patience, poll_fn(|cx| self.poll_source(cx))).await;
+        let Ok(Some(Ok(frame))) = next else {
+            return None;
+        };
+        let trailers = frame.trailers_ref().cloned();
+        self.seen.push_back(frame);
+        trailers
+    }
+
     /// The source has ended; the connection goes back if the request has, too.
     fn ended(&mut self) {
         self.source = None;
+        if let Some(watch) = &mut self.watch {
+            watch.ended();
+        }
         if let Some(lease) = self.lease.take()
             && self.upload.is_complete()
         {
@@ -74,8 +104,10 @@ impl InBody {
     /// The answer is not passed on. A connection that still sends the request's body is ended: nobody waits for it, and
     /// an org that does not read would hold it, and what it holds, for ever.
     pub fn abandon(self) {
-        if !self.upload.is_complete() {
-            self.task.abort();
+        if let Some(task) = &self.task
+            && !self.upload.is_complete()
+        {
+            task.abort();
         }
     }
 
@@ -112,6 +144,9 @@ impl InBody {
         let ended = source.is_end_stream();
         match frame {
             Some(Ok(frame)) => {
+                if let Some(watch) = &mut self.watch {
+                    watch.see(&frame);
+                }
                 if ended {
                     self.ended();
                 }

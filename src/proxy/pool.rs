@@ -1,4 +1,4 @@
-//! Connections to the org between two calls.
+//! HTTP/1.1 connections to the org between two calls.
 //!
 //! Owns: the idle connections, most recently used last, by instance. Invariants: what is taken is open as far as can be
 //! seen; a connection is counted as idle or in use; one that has been idle for `pool_idle_timeout` is closed.
@@ -84,7 +84,7 @@ impl Pool {
     }
 
     /// The most recently used connection that is still open.
-    pub(super) fn take(self: &Arc<Self>, instance: &Arc<Instance>) -> Option<Taken> {
+    pub(super) fn take(self: &Arc<Self>, instance: &Arc<Instance>) -> Option<Taken<Lease>> {
         loop {
             let idle = self.pop(instance)?;
             if idle.sender.is_closed() {
@@ -147,8 +147,8 @@ impl Pool {
     }
 
     pub(super) fn close_all(&self) {
-        self.lock().clear();
-        self.idle.set(0);
+        let closed: usize = self.lock().drain(..).map(|host| host.idle.len()).sum();
+        self.idle.sub(i64::try_from(closed).unwrap_or(0));
     }
 
     pub(super) fn forget(&self, instance: &Arc<Instance>) {
@@ -165,8 +165,8 @@ fn same(a: &Arc<Instance>, b: &Arc<Instance>) -> bool {
 }
 
 /// A connection from the pool.
-pub(super) enum Taken {
-    Ready(Lease),
+pub(super) enum Taken<L> {
+    Ready(L),
     /// Its last answer has been read, but its task has not come round yet.
     Settling(Lease),
 }

@@ -62,9 +62,11 @@ impl Prober {
 
 async fn probe(upstream: &Upstream, token: &Token) -> Finding {
     let head = Head {
+        surface: Surface::Rest,
         method: Method::GET,
         target: PathAndQuery::from_static(CHEAPEST_CALL),
         headers: HeaderMap::new(),
+        edits: Vec::new(),
     };
     let Ok(answer) = upstream.send(token, &head, &Upload::none()).await else {
         return Finding::Unknown;

@@ -271,6 +271,11 @@ impl Record {
         self.surface = Some(surface);
     }
 
+    /// The family that the call belongs to, once it is known.
+    pub fn family(&self) -> Option<Surface> {
+        self.surface
+    }
+
     /// Adds time that was not ours.
     pub fn waited(&mut self, time: Duration) {
         self.waited += time;

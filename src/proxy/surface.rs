@@ -1,25 +1,201 @@
-//! Which API family a path belongs to, and so where its token goes and how a dead one is told.
+//! Which API family a path belongs to, and so where its token goes, to which host, and how a dead one is told: [`TABLE`].
 //!
 //! Pure. Invariants: the path is only looked at, never changed: the org receives it byte for byte. A path that a server
 //! might resolve to somewhere else (dot segments, plain or percent-encoded) belongs to no family.
-//! Source: SF §5.1; leading `//`: the `sf` CLI sends it and real orgs take it (`clients.md`).
+//! Source: SF §5.1, §5.3, §10; leading `//`: the `sf` CLI sends it and real orgs take it (`clients.md`).
+
+use std::time::Duration;
+
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// An API family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Surface {
-    /// `/services/data/…`: REST, Tooling, UI, Composite, GraphQL, Connect, Bulk 2.0.
     Rest,
-    /// `/services/apexrest/…`: code of the org's own, which may answer 401 for reasons of its own.
     ApexRest,
-    /// `/services/oauth2/userinfo` and `/id/…`.
     Identity,
-    /// `listeners[].extra_paths`.
+    Bulk1,
+    Soap,
+    Cometd,
+    PubSub,
+    LocalLogin,
     Extra,
-    /// `/api/v1/…`, `/api/v2/…`: the Data Cloud tenant's.
     DataCloud,
-    /// Any path of a cloud other than the core.
+    MarketingSoap,
     Platform,
 }
+
+/// What there is to know of a family.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    pub surface: Surface,
+    /// In metrics and logs.
+    pub word: &'static str,
+    /// The paths, for people.
+    pub paths: &'static str,
+    pub token: Placement,
+    pub host: Host,
+    pub told: Told,
+    pub protocol: Protocol,
+}
+
+/// Where the token goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// `Authorization: Bearer …`.
+    Bearer,
+    /// `X-SFDC-Session: …`.
+    SessionHeader,
+    /// `SessionHeader/sessionId` in the SOAP envelope.
+    Envelope,
+    /// `fueloauth` in the header of Marketing Cloud's SOAP envelope.
+    Fuel,
+    /// `accesstoken`, `instanceurl` and `tenantid`, in the metadata of each RPC.
+    Metadata,
+    /// The call is answered here.
+    Nowhere,
+}
+
+/// Which host the call goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    /// The token's own.
+    Instance,
+    /// `orgs.NAME.pub_sub.endpoint`.
+    PubSub,
+    Here,
+}
+
+/// How the API says that a token is no good; `verdict.rs` reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// 401 with the code `INVALID_SESSION_ID`.
+    RestError,
+    /// The same, or 403 with the text `Bad_OAuth_Token`.
+    IdentityText,
+    /// 400 or 401 with the code `InvalidSessionId`.
+    BulkError,
+    /// 500 with the fault `INVALID_SESSION_ID`.
+    SoapFault,
+    /// 200 with a message `401::…`.
+    BayeuxMessage,
+    /// The `error-code` of a status.
+    RpcStatus,
+    /// 401 with whatever body.
+    Any401,
+    /// Any 401, or a fault of Marketing Cloud's.
+    FuelFault,
+    Never,
+}
+
+/// What is spoken with the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1, or HTTP/2 where the operator wants it (`upstream.http2`).
+    Either,
+    Http1,
+    Http2,
+}
+
+const fn core(surface: Surface, word: &'static str, paths: &'static str, token: Placement, told: Told) -> Row {
+    Row {
+        surface,
+        word,
+        paths,
+        token,
+        host: Host::Instance,
+        told,
+        protocol: Protocol::Either,
+    }
+}
+
+/// In the order of the variants.
+pub const TABLE: [Row; 12] = {
+    use Placement::{Bearer, Envelope, Fuel, Metadata, Nowhere, SessionHeader};
+    [
+        // REST, Tooling, UI, Composite, GraphQL, Connect, Bulk 2.0.
+        core(Surface::Rest, "rest", "/services/data/…", Bearer, Told::RestError),
+        // Code of the org's own, which may answer 401 for reasons of its own.
+        core(
+            Surface::ApexRest,
+            "apex_rest",
+            "/services/apexrest/…",
+            Bearer,
+            Told::RestError,
+        ),
+        core(
+            Surface::Identity,
+            "identity",
+            "/services/oauth2/userinfo, /id/…",
+            Bearer,
+            Told::IdentityText,
+        ),
+        core(
+            Surface::Bulk1,
+            "bulk1",
+            "/services/async/…",
+            SessionHeader,
+            Told::BulkError,
+        ),
+        // Partner, Enterprise, Metadata, Tooling, Apex, and classes of the org's own.
+        core(Surface::Soap, "soap", "/services/Soap/…", Envelope, Told::SoapFault),
+        Row {
+            // Sticky routing by cookies (SF §5.1).
+            protocol: Protocol::Http1,
+            ..core(Surface::Cometd, "cometd", "/cometd/…", Bearer, Told::BayeuxMessage)
+        },
+        Row {
+            host: Host::PubSub,
+            protocol: Protocol::Http2,
+            ..core(
+                Surface::PubSub,
+                "pub_sub",
+                "/eventbus.v1.PubSub/…",
+                Metadata,
+                Told::RpcStatus,
+            )
+        },
+        Row {
+            host: Host::Here,
+            ..core(
+                Surface::LocalLogin,
+                "local_login",
+                "/services/oauth2/token, /services/oauth2/revoke, /services/a360/token",
+                Nowhere,
+                Told::Never,
+            )
+        },
+        core(
+            Surface::Extra,
+            "extra",
+            "`listeners[].extra_paths`",
+            Bearer,
+            Told::RestError,
+        ),
+        // The Data Cloud tenant's.
+        core(
+            Surface::DataCloud,
+            "data_cloud",
+            "/api/v1/…, /api/v2/…",
+            Bearer,
+            Told::Any401,
+        ),
+        core(
+            Surface::MarketingSoap,
+            "marketing_soap",
+            "…/Service.asmx of another cloud",
+            Fuel,
+            Told::FuelFault,
+        ),
+        core(
+            Surface::Platform,
+            "platform",
+            "any other path of another cloud",
+            Bearer,
+            Told::Any401,
+        ),
+    ]
+};
 
 /// What a listener's org serves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,24 +211,31 @@ pub enum Serves {
 
 impl Surface {
     /// In the order of the variants: `Surface::Rest as usize` is its place.
-    pub const ALL: [Self; 6] = [
-        Self::Rest,
-        Self::ApexRest,
-        Self::Identity,
-        Self::Extra,
-        Self::DataCloud,
-        Self::Platform,
-    ];
+    pub const ALL: [Self; TABLE.len()] = {
+        let mut all = [Self::Rest; TABLE.len()];
+        let mut i = 0;
+        while i < TABLE.len() {
+            all[i] = TABLE[i].surface;
+            i += 1;
+        }
+        all
+    };
+
+    pub const fn row(self) -> &'static Row {
+        &TABLE[self as usize]
+    }
 
     /// The word in metrics and logs.
     pub const fn as_str(self) -> &'static str {
+        self.row().word
+    }
+
+    /// How long a body may stand still. A subscription is silent for as long as nothing happens; pings tell whether its
+    /// connection lives (SF §5.3).
+    pub fn body_idle(self, usual: Duration) -> Duration {
         match self {
-            Self::Rest => "rest",
-            Self::ApexRest => "apex_rest",
-            Self::Identity => "identity",
-            Self::Extra => "extra",
-            Self::DataCloud => "data_cloud",
-            Self::Platform => "platform",
+            Self::PubSub => A_YEAR,
+            _ => usual,
         }
     }
 }
@@ -74,31 +257,44 @@ pub fn surface(path: &str, serves: Serves, extra_paths: &[String]) -> Result<Sur
     if !path.starts_with('/') {
         return Err(PathRefusal::NotServed);
     }
+    if serves == Serves::Everything {
+        // A token is exchanged for a session or for another token there, whatever the cloud.
+        return match leads_to_a_login(path) {
+            true => Err(PathRefusal::NotServed),
+            false if is_fuel_service(path) => Ok(Surface::MarketingSoap),
+            false => Ok(Surface::Platform),
+        };
+    }
     let under = |root: &str| {
         inner
             .strip_prefix(root)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    if serves == Serves::Everything {
-        // A token is exchanged for a session or for another token there, whatever the cloud.
-        return match leads_to_a_login(path) {
-            true => Err(PathRefusal::NotServed),
-            false => Ok(Surface::Platform),
-        };
-    }
-    if under("services/data") {
-        Ok(Surface::Rest)
-    } else if under("services/apexrest") {
-        Ok(Surface::ApexRest)
-    } else if inner == "services/oauth2/userinfo" || is_identity(inner) {
-        Ok(Surface::Identity)
-    } else if serves == Serves::CoreAndDataCloud && (under("api/v1") || under("api/v2")) {
-        Ok(Surface::DataCloud)
-    } else if extra_paths.iter().any(|extra| is_under(path, extra)) {
-        Ok(Surface::Extra)
-    } else {
-        Err(PathRefusal::NotServed)
-    }
+    let has_data_cloud = serves == Serves::CoreAndDataCloud;
+    let found = Surface::ALL.into_iter().find(|surface| match surface {
+        Surface::Rest => under("services/data"),
+        Surface::ApexRest => under("services/apexrest"),
+        Surface::Identity => inner == "services/oauth2/userinfo" || is_identity(inner),
+        Surface::Bulk1 => under("services/async"),
+        Surface::Soap => under("services/Soap") || under("services/soap"),
+        Surface::Cometd => under("cometd"),
+        Surface::PubSub => under("eventbus.v1.PubSub"),
+        Surface::LocalLogin => {
+            matches!(inner, "services/oauth2/token" | "services/oauth2/revoke")
+                || (has_data_cloud && inner == "services/a360/token")
+        }
+        Surface::Extra => extra_paths.iter().any(|extra| is_under(path, extra)),
+        Surface::DataCloud => has_data_cloud && (under("api/v1") || under("api/v2")),
+        Surface::MarketingSoap | Surface::Platform => false,
+    });
+    found.ok_or(PathRefusal::NotServed)
+}
+
+/// Marketing Cloud's SOAP service (SF §5.5).
+fn is_fuel_service(path: &str) -> bool {
+    path.rsplit('/')
+        .next()
+        .is_some_and(|last| last.eq_ignore_ascii_case("service.asmx"))
 }
 
 /// The org answers it without a login: it says nothing of the token (SF §6).
@@ -229,6 +425,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_table_is_in_the_order_of_the_variants() {
+        for (place, surface) in Surface::ALL.into_iter().enumerate() {
+            assert_eq!(surface as usize, place, "{surface:?}");
+        }
+    }
+
+    #[test]
     fn what_is_served_depends_on_the_org() {
         use Serves::{Core, CoreAndDataCloud, Everything};
         let table = [
@@ -243,6 +446,9 @@ mod tests {
                 Ok(Surface::Rest),
             ),
             (Core, "/api/v2/query", Err(PathRefusal::NotServed)),
+            (CoreAndDataCloud, "/services/a360/token", Ok(Surface::LocalLogin)),
+            (Everything, "/Service.asmx", Ok(Surface::MarketingSoap)),
+            (Everything, "/Service.asmx/x", Ok(Surface::Platform)),
             (Everything, "/hub/v1/dataevents", Ok(Surface::Platform)),
             (Everything, "/services/data/v60.0/", Ok(Surface::Platform)),
             (Everything, "/secur/frontdoor.jsp", Err(PathRefusal::NotServed)),
@@ -296,7 +502,26 @@ mod tests {
             ("*", Err(PathRefusal::NotServed)),
             ("/services/database", Err(PathRefusal::NotServed)),
             ("/services/oauth2/singleaccess", Err(PathRefusal::NotServed)),
-            ("/services/oauth2/token", Err(PathRefusal::NotServed)),
+            ("/services/oauth2/token", Ok(Surface::LocalLogin)),
+            ("//services/oauth2/revoke", Ok(Surface::LocalLogin)),
+            ("/services/oauth2/revoke/x", Err(PathRefusal::NotServed)),
+            ("/services/oauth2/authorize", Err(PathRefusal::NotServed)),
+            ("/services/oauth2/introspect", Err(PathRefusal::NotServed)),
+            ("/services/a360/token", Err(PathRefusal::NotServed)),
+            ("/services/async/60.0/job", Ok(Surface::Bulk1)),
+            ("/services/asynchronous", Err(PathRefusal::NotServed)),
+            ("/services/Soap/u/60.0/00Dxx0000001gER", Ok(Surface::Soap)),
+            ("//services/Soap/class/Echo", Ok(Surface::Soap)),
+            ("/services/soap/m/60.0", Ok(Surface::Soap)),
+            ("/services/Soapy", Err(PathRefusal::NotServed)),
+            ("/services/wsdl/partner", Err(PathRefusal::NotServed)),
+            ("/cometd/60.0", Ok(Surface::Cometd)),
+            ("/cometd/60.0/connect", Ok(Surface::Cometd)),
+            ("/cometd/replay/36.0", Ok(Surface::Cometd)),
+            ("/cometdx", Err(PathRefusal::NotServed)),
+            ("/eventbus.v1.PubSub/Subscribe", Ok(Surface::PubSub)),
+            ("/eventbus.v1.PubSubX/Subscribe", Err(PathRefusal::NotServed)),
+            ("/grpc.health.v1.Health/Check", Err(PathRefusal::NotServed)),
             ("/services/oauth2/userinfo/x", Err(PathRefusal::NotServed)),
             ("/secur/frontdoor.jsp", Err(PathRefusal::NotServed)),
             ("//evil.example/services/data", Err(PathRefusal::NotServed)),

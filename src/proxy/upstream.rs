@@ -1,24 +1,35 @@
 //! How connections to the org are made and reused.
 //!
-//! An HTTP/1.1 pool over `hyper::client::conn`, last in first out, so that few connections stay warm (`performance.md`:
+//! HTTP/1.1, and HTTP/2 where the family needs it (Pub/Sub) or the operator wants it (`upstream.http2`). For HTTP/1.1 a pool over `hyper::client::conn`, last in first out, so that few connections stay warm (`performance.md`:
 //! a tenth cheaper than the stock client, which spawns a task per call). TCP with happy eyeballs, egress proxies and
 //! their CONNECT are hyper-util's.
 //!
-//! Owns: a tracked task per open connection; the idle ones are in `pool.rs`.
+//! Owns: a tracked task per open connection; those of HTTP/1.1 that are idle are in `pool.rs`, those of HTTP/2 in
+//! `streams.rs`.
 //! Invariants: TLS wherever the instance says so; a connection goes back only when both bodies have ended; a call
 //! that a dead connection never took, or a safe one (GET, HEAD, OPTIONS) on a reused connection that died without a
-//! byte of answer, is sent once more on another. An answer that comes before the org resets the connection is read.
+//! byte of answer, is sent once more on another; so is a call that an HTTP/2 server says it has not processed (a refused
+//! stream, one above the last of a GOAWAY), whatever its method. An answer that comes before the org resets the connection is read.
 //! Fails with: [`UpstreamError`]. Every wait has a deadline of `config::Upstream`.
 
 use std::{
     error::Error as StdError,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use http::{HeaderMap, Method, Request, Response, Uri, uri::PathAndQuery};
-use hyper::{body::Incoming, client::conn::http1};
+use http::{
+    HeaderMap, Method, Request, Response, Uri, Version, header,
+    uri::{PathAndQuery, Scheme},
+};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
 use hyper_util::{
     client::{
         legacy::connect::{HttpConnector, proxy::Tunnel},
@@ -27,6 +38,7 @@ use hyper_util::{
     rt::TokioIo,
 };
 use rustls_pki_types::ServerName;
+use secrecy::ExposeSecret as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -39,10 +51,14 @@ use tower_service::Service as _;
 
 use super::{
     body::{OutBody, Upload},
+    envelope::{self, Edit},
     headers,
     in_body::InBody,
-    pool::{Lease, Pool, SWEEPS, Sender, Taken, settled},
+    pool::{self, Pool, SWEEPS, Taken, settled},
     read_first::ReadFirst,
+    splice::Replacement,
+    streams::{self, Streams, Tracked},
+    surface::{Host, Protocol, Surface},
 };
 use crate::{
     config::{self, OrgName},
@@ -53,6 +69,13 @@ use crate::{
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// In ALPN.
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
+
+/// So often a call is sent again because the org says that it has not processed it.
+const MOST_NOT_PROCESSED: u32 = 3;
 
 /// Why the org gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +92,8 @@ pub enum UpstreamError {
         #[source]
         cause: std::io::Error,
     },
+    #[error("{host} does not speak HTTP/2, which this API needs; for Pub/Sub see orgs.NAME.pub_sub.endpoint")]
+    NoHttp2 { host: String },
     #[error("{host} did not accept a connection within upstream.connect_timeout ({after:?})")]
     ConnectTimeout { host: String, after: Duration },
     #[error("{host} did not answer within upstream.response_timeout ({after:?})")]
@@ -83,19 +108,33 @@ pub enum UpstreamError {
 
 /// The part of a request that is the same for each attempt.
 pub struct Head {
+    pub surface: Surface,
     pub method: Method,
     pub target: PathAndQuery,
     pub headers: HeaderMap,
+    /// Where the credential goes into the body.
+    pub edits: Vec<Edit>,
 }
 
 /// Connections to the hosts of one org.
 pub struct Upstream {
     settings: config::Upstream,
-    tls: TlsConnector,
+    /// Each offers what its name says.
+    tls_http1: TlsConnector,
+    tls_http2: TlsConnector,
+    tls_either: TlsConnector,
     egress: Matcher,
     http: HttpConnector,
-    builder: http1::Builder,
+    http1: http1::Builder,
+    http2: http2::Builder<Tracked>,
     pool: Arc<Pool>,
+    streams: Streams,
+    /// Who makes a connection that many can share lets the others wait for it.
+    connecting: tokio::sync::Mutex<()>,
+    /// The org chose HTTP/1.1 when it was offered both.
+    prefers_http1: AtomicBool,
+    /// Where Pub/Sub is.
+    pub_sub: Arc<Instance>,
     /// Every open connection's task.
     tasks: TaskTracker,
 }
@@ -104,13 +143,47 @@ pub struct Upstream {
 pub struct Answer {
     /// Boxed: the answer is moved through several hands.
     pub response: Response<Box<InBody>>,
-    /// The call was sent twice, because a connection was dead.
+    /// The call was sent twice, because a connection was dead or the org had not processed it.
     pub reconnected: bool,
 }
 
+/// A connection, or a place on one, for one call.
+pub(super) enum Lease {
+    Http1(pool::Lease),
+    Http2(streams::Lease),
+}
+
+impl Lease {
+    /// Both bodies have ended: the connection can serve another call.
+    pub(super) fn give_back(self) {
+        match self {
+            Self::Http1(lease) => lease.give_back(),
+            Self::Http2(lease) => drop(lease),
+        }
+    }
+
+    /// The connection's task, if the connection is this call's alone.
+    pub(super) fn task(&self) -> Option<AbortHandle> {
+        match self {
+            Self::Http1(lease) => Some(lease.task.clone()),
+            Self::Http2(_) => None,
+        }
+    }
+}
+
 impl Upstream {
-    pub fn new(org: &OrgName, settings: &config::Upstream, mut tls: rustls::ClientConfig, metrics: &Metrics) -> Self {
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    pub fn new(
+        org: &OrgName,
+        settings: &config::Upstream,
+        pub_sub: Instance,
+        tls: &rustls::ClientConfig,
+        metrics: &Metrics,
+    ) -> Self {
+        let offering = |protocols: &[&[u8]]| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            TlsConnector::from(Arc::new(tls))
+        };
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -124,14 +197,22 @@ impl Upstream {
             egress = egress.no(no.clone());
         }
         let gauge = |state| metrics.upstream_connections.with_label_values(&[org.as_str(), state]);
+        let tasks = TaskTracker::new();
         Self {
+            tls_http1: offering(&[HTTP1]),
+            tls_http2: offering(&[HTTP2]),
+            tls_either: offering(&[HTTP2, HTTP1]),
             settings: settings.clone(),
-            tls: TlsConnector::from(Arc::new(tls)),
             egress: egress.build(),
             http,
-            builder: http1::Builder::new(),
+            http1: http1::Builder::new(),
+            http2: streams::builder(tasks.clone()),
             pool: Pool::new(settings.pool_max_idle, gauge("idle"), gauge("in_use")),
-            tasks: TaskTracker::new(),
+            streams: Streams::new(gauge("idle"), gauge("in_use")),
+            connecting: tokio::sync::Mutex::default(),
+            prefers_http1: AtomicBool::new(false),
+            pub_sub: Arc::new(pub_sub),
+            tasks,
         }
     }
 
@@ -143,60 +224,104 @@ impl Upstream {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(period) => self.pool.sweep(),
+                () = tokio::time::sleep(period) => {
+                    self.pool.sweep();
+                    self.streams.sweep();
+                }
             }
         }
         self.pool.close_all();
+        self.streams.close_all();
         self.tasks.close();
         self.tasks.wait().await;
     }
 
     /// Sends one attempt and waits for the head of the answer.
     pub async fn send(&self, token: &Token, head: &Head, upload: &Upload) -> Result<Answer, UpstreamError> {
-        let instance = token.instance_for(head.target.path());
+        let instance = match head.surface.row().host {
+            Host::PubSub => &self.pub_sub,
+            Host::Instance | Host::Here => token.instance_for(head.target.path()),
+        };
         let mut reconnected = false;
-        // A request that a dead connection gave back.
-        let mut untouched: Option<Box<Request<OutBody>>> = None;
+        let mut not_processed = 0;
         loop {
-            let (mut lease, reused) = match self.pool.take(instance) {
+            let (mut lease, reused) = match self.at_hand(head.surface, instance) {
                 Some(Taken::Ready(lease)) => (lease, true),
                 Some(Taken::Settling(lease)) => match Box::pin(settled(lease)).await {
-                    Some(lease) => (lease, true),
+                    Some(lease) => (Lease::Http1(lease), true),
                     None => continue,
                 },
                 // Boxed: a handshake's state is large, and most calls need none.
-                None => (Box::pin(self.connect(instance)).await?, false),
+                None => Box::pin(self.connect(head.surface, instance)).await?,
             };
-            let request = match untouched.take() {
-                Some(request) => *request,
-                None => head.request(token, instance, upload),
+            let sent = match &mut lease {
+                Lease::Http1(lease) => {
+                    let request = head.request(token, instance, upload);
+                    let sent = pin!(lease.sender().try_send_request(request));
+                    self.answer_in_time(sent, upload, instance).await?
+                }
+                Lease::Http2(lease) => {
+                    let request = head.request_http2(token, instance, upload);
+                    // Boxed: HTTP/1.1 calls should not pay for its size.
+                    let sent = Box::pin(lease.sender().try_send_request(request));
+                    self.answer_in_time(pin!(sent), upload, instance).await?
+                }
             };
-            let sent = pin!(lease.sender().try_send_request(request));
-            let mut broke = match self.answer_in_time(sent, upload, instance).await? {
+            let mut broke = match sent {
                 Ok(response) => {
-                    let response = self.receive(response, lease, upload);
+                    let response = self.receive(response, lease, head.surface, upload);
                     return Ok(Answer { response, reconnected });
                 }
                 Err(broke) => broke,
             };
             reconnected = true;
-            match broke.take_message() {
-                Some(request) if reused => untouched = Some(Box::new(request)),
-                _ => {
-                    let cause = broke.into_error();
-                    let may_repeat = reused
-                        && !cause.is_parse()
-                        && head.method.is_safe()
-                        && upload.not_kept().is_none()
-                        && upload.failure().is_none();
-                    if !may_repeat {
-                        let host = instance.authority.to_string();
-                        return Err(UpstreamError::Broke { host, cause });
-                    }
-                    // The others in the pool are as old: do not try them one by one.
-                    self.pool.forget(instance);
-                }
+            let given_back = broke.take_message().is_some();
+            let cause = broke.into_error();
+            let refused = refused_stream(&cause);
+            if let Lease::Http2(lease) = &lease
+                && refused != Some(Refused::Stream)
+            {
+                self.streams.forget(lease);
             }
+            if reused && given_back {
+                continue;
+            }
+            let may_repeat = upload.failure().is_none() && upload.hold_for_repeat().is_ok();
+            if may_repeat && refused.is_some() && not_processed < MOST_NOT_PROCESSED {
+                not_processed += 1;
+                tracing::debug!(host = %instance.authority, "the org did not process the call, sending it again");
+            } else if may_repeat && reused && !cause.is_parse() && head.method.is_safe() {
+                // The others in the pool are as old: do not try them one by one.
+                self.pool.forget(instance);
+            } else {
+                let host = instance.authority.to_string();
+                return Err(UpstreamError::Broke { host, cause });
+            }
+        }
+    }
+
+    /// A connection that is open already.
+    fn at_hand(&self, surface: Surface, instance: &Arc<Instance>) -> Option<Taken<Lease>> {
+        let wanted = self.wanted(surface, instance);
+        let shared = match wanted {
+            Protocol::Http1 => None,
+            Protocol::Http2 | Protocol::Either => self.streams.take(instance),
+        };
+        match (shared, wanted) {
+            (Some(lease), _) => Some(Taken::Ready(Lease::Http2(lease))),
+            (None, Protocol::Http2) => None,
+            (None, _) => self.pool.take(instance).map(|taken| match taken {
+                Taken::Ready(lease) => Taken::Ready(Lease::Http1(lease)),
+                Taken::Settling(lease) => Taken::Settling(lease),
+            }),
+        }
+    }
+
+    /// What is to be spoken: without TLS nobody can be asked what they speak.
+    fn wanted(&self, surface: Surface, instance: &Instance) -> Protocol {
+        match surface.row().protocol {
+            Protocol::Either if !self.settings.http2 || !instance.tls => Protocol::Http1,
+            wanted => wanted,
         }
     }
 
@@ -223,33 +348,67 @@ impl Upstream {
         }
     }
 
-    fn receive(&self, response: Response<Incoming>, lease: Lease, upload: &Upload) -> Response<Box<InBody>> {
-        let idle = self.settings.body_idle_timeout;
+    fn receive(
+        &self,
+        response: Response<Incoming>,
+        lease: Lease,
+        surface: Surface,
+        upload: &Upload,
+    ) -> Response<Box<InBody>> {
+        let idle = surface.body_idle(self.settings.body_idle_timeout);
         response.map(|incoming| Box::new(InBody::new(incoming, lease, upload.clone(), idle)))
     }
 
-    /// A new connection, ready for one request.
-    async fn connect(&self, instance: &Arc<Instance>) -> Result<Lease, UpstreamError> {
-        let after = self.settings.connect_timeout;
-        let connected = timeout(after, self.connect_untimed(instance)).await;
-        let (sender, task) = connected.map_err(|_| UpstreamError::ConnectTimeout {
-            host: instance.authority.to_string(),
-            after,
-        })??;
-        Ok(self.pool.lease(sender, task, instance))
+    /// A new connection, ready for one request; or, with HTTP/2, one that somebody else has made meanwhile.
+    async fn connect(&self, surface: Surface, instance: &Arc<Instance>) -> Result<(Lease, bool), UpstreamError> {
+        let wanted = self.wanted(surface, instance);
+        let alone = match wanted {
+            Protocol::Http1 => true,
+            Protocol::Http2 => false,
+            Protocol::Either => self.prefers_http1.load(Ordering::Relaxed),
+        };
+        if alone {
+            return Ok((self.connect_in_time(wanted, instance).await?, false));
+        }
+        // Held across the handshake on purpose: all who wait can share what it brings.
+        let _turn = self.connecting.lock().await;
+        if let Some(lease) = self.streams.take(instance) {
+            return Ok((Lease::Http2(lease), true));
+        }
+        Ok((self.connect_in_time(wanted, instance).await?, false))
     }
 
-    async fn connect_untimed(&self, instance: &Instance) -> Result<(Sender, AbortHandle), UpstreamError> {
+    async fn connect_in_time(&self, wanted: Protocol, instance: &Arc<Instance>) -> Result<Lease, UpstreamError> {
+        let after = self.settings.connect_timeout;
+        let connected = timeout(after, self.connect_untimed(wanted, instance)).await;
+        connected.map_err(|_| UpstreamError::ConnectTimeout {
+            host: instance.authority.to_string(),
+            after,
+        })?
+    }
+
+    async fn connect_untimed(&self, wanted: Protocol, instance: &Arc<Instance>) -> Result<Lease, UpstreamError> {
         let host = || instance.authority.to_string();
         let unreachable = |cause: BoxError| UpstreamError::Unreachable { host: host(), cause };
         let tcp = self.connect_tcp(instance).await.map_err(unreachable)?;
         if !instance.tls {
-            return self.handshake(tcp).await.map_err(|e| unreachable(e.into()));
+            return self.handshake(tcp, wanted == Protocol::Http2, instance).await;
         }
+        let tls = match wanted {
+            Protocol::Http1 => &self.tls_http1,
+            Protocol::Http2 => &self.tls_http2,
+            Protocol::Either => &self.tls_either,
+        };
         let name = ServerName::try_from(instance.host.clone()).map_err(|e| unreachable(e.into()))?;
-        let tls = self.tls.connect(name, tcp).await;
+        let tls = tls.connect(name, tcp).await;
         let tls = tls.map_err(|cause| UpstreamError::Tls { host: host(), cause })?;
-        self.handshake(tls).await.map_err(|e| unreachable(e.into()))
+        let http2 = tls.get_ref().1.alpn_protocol() == Some(HTTP2);
+        match wanted {
+            Protocol::Http2 if !http2 => return Err(UpstreamError::NoHttp2 { host: host() }),
+            Protocol::Either => self.prefers_http1.store(!http2, Ordering::Relaxed),
+            _ => {}
+        }
+        self.handshake(tls, http2, instance).await
     }
 
     /// TCP to the host, through the egress proxy if the environment names one for it.
@@ -279,26 +438,82 @@ impl Upstream {
         Ok(ReadFirst::new(io.into_inner()))
     }
 
-    async fn handshake<T>(&self, io: T) -> hyper::Result<(Sender, AbortHandle)>
+    async fn handshake<T>(&self, io: T, http2: bool, instance: &Arc<Instance>) -> Result<Lease, UpstreamError>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (sender, connection) = self.builder.handshake(TokioIo::new(io)).await?;
-        // Its errors reach whoever waits for an answer; a connection that ends idle is nobody's concern.
+        let failed = |cause: hyper::Error| UpstreamError::Unreachable {
+            host: instance.authority.to_string(),
+            cause: cause.into(),
+        };
+        let io = TokioIo::new(io);
+        // A connection's errors reach whoever waits for an answer; one that ends idle is nobody's concern.
+        if http2 {
+            let (sender, connection) = self.http2.handshake(io).await.map_err(failed)?;
+            self.tasks.spawn(async move { drop(connection.await) });
+            return Ok(Lease::Http2(self.streams.add(sender, instance)));
+        }
+        let (sender, connection) = self.http1.handshake(io).await.map_err(failed)?;
         let task = self.tasks.spawn(async move { drop(connection.await) });
-        Ok((sender, task.abort_handle()))
+        Ok(Lease::Http1(self.pool.lease(sender, task.abort_handle(), instance)))
     }
+}
+
+/// How an HTTP/2 server says that it has not processed a call (RFC 9113 §8.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    Stream,
+    /// The call's stream is above the last one that it will process.
+    GoAway,
+}
+
+fn refused_stream(error: &hyper::Error) -> Option<Refused> {
+    let error = error.source()?.downcast_ref::<h2::Error>()?;
+    if !error.is_remote() {
+        return None;
+    }
+    if error.is_go_away() {
+        return Some(Refused::GoAway);
+    }
+    (error.reason() == Some(h2::Reason::REFUSED_STREAM)).then_some(Refused::Stream)
 }
 
 impl Head {
     /// The request of one attempt: the caller's headers with the org's host and the token's credential.
     fn request(&self, token: &Token, instance: &Instance, upload: &Upload) -> Request<OutBody> {
-        let mut request = Request::new(upload.attempt());
+        let mut request = Request::new(upload.attempt(self.replacements(token)));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from(self.target.clone());
         let mut headers = self.headers.clone();
-        headers::set_credential(&mut headers, token, instance);
+        headers.insert(header::HOST, instance.host_header.clone());
+        headers::set_credential(&mut headers, token, self.surface.row().token);
         *request.headers_mut() = headers;
         request
+    }
+
+    /// The same for HTTP/2, where the host is part of the target and a connection has no headers of its own.
+    fn request_http2(&self, token: &Token, instance: &Instance, upload: &Upload) -> Request<OutBody> {
+        let mut request = self.request(token, instance, upload);
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(if instance.tls { Scheme::HTTPS } else { Scheme::HTTP });
+        parts.authority = Some(instance.authority.clone());
+        parts.path_and_query = Some(self.target.clone());
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        *request.version_mut() = Version::HTTP_2;
+        request.headers_mut().remove(header::HOST);
+        request.headers_mut().remove(header::CONNECTION);
+        request
+    }
+
+    fn replacements(&self, token: &Token) -> Vec<Replacement> {
+        if self.edits.is_empty() {
+            return Vec::new();
+        }
+        let credential = envelope::escaped(token.secret().expose_secret());
+        let text = |edit: &Edit| [&edit.before, credential.as_bytes(), &edit.after].concat();
+        self.edits
+            .iter()
+            .map(|edit| (edit.at.clone(), text(edit).into()))
+            .collect()
     }
 }

@@ -1,14 +1,15 @@
 //! What the org's answer says of the token.
 //!
 //! Pure. Of the core's answers only a body tells: of all the 401s one means "renew" (SF §4.1), and a login for any of the others is a
-//! login wasted, or a storm of them. Invariants: a status alone condemns no token, but for `HEAD`, which has no body.
+//! login wasted, or a storm of them. Each family says it in its own way (`surface.rs` has the table).
+//! Invariants: a status alone condemns no token of the core, but for `HEAD`, which has no body.
 //! Units: at most [`INSPECT_BYTES`] of a body are looked at. Source: the table SF §10.
 
 use std::io::Read as _;
 
 use http::{HeaderMap, Method, StatusCode, header};
 
-use super::surface::Surface;
+use super::surface::{Surface, Told};
 
 /// How much of an error body is looked at. Salesforce's are below 1 KiB.
 pub const INSPECT_BYTES: usize = 64 * 1024;
@@ -22,7 +23,16 @@ pub enum Verdict {
 }
 
 /// The words of [`Verdict::Refused`], for metrics.
-pub const REJECTION_REASONS: [&str; 4] = [INVALID_SESSION_ID, BAD_OAUTH_TOKEN, UNAUTHORIZED_HEAD, UNAUTHORIZED];
+pub const REJECTION_REASONS: [&str; 8] = [
+    INVALID_SESSION_ID,
+    BAD_OAUTH_TOKEN,
+    UNAUTHORIZED_HEAD,
+    UNAUTHORIZED,
+    BULK_INVALID_SESSION,
+    SOAP_INVALID_SESSION,
+    BAYEUX_UNAUTHORIZED,
+    RPC_AUTH_ERROR,
+];
 
 const INVALID_SESSION_ID: &str = "invalid_session_id";
 const BAD_OAUTH_TOKEN: &str = "bad_oauth_token";
@@ -32,34 +42,49 @@ pub const UNAUTHORIZED_HEAD: &str = "unauthorized_head";
 /// A 401 where any means that the token is dead.
 const UNAUTHORIZED: &str = "unauthorized";
 
+const BULK_INVALID_SESSION: &str = "bulk_invalid_session_id";
+const SOAP_INVALID_SESSION: &str = "soap_invalid_session_id";
+pub const BAYEUX_UNAUTHORIZED: &str = "bayeux_401";
+pub const RPC_AUTH_ERROR: &str = "rpc_auth_error";
+
 /// The org says so when the session is fine and its use is not allowed (IP restriction, session type): a renewal
 /// changes nothing (jsforce PR 1301).
 const INCURABLE: &str = "session is not valid for use with";
 
+/// How Pub/Sub calls a token that is no good, with the service's package before it (SF §4.2).
+const RPC_AUTH_CODES: [&str; 2] = ["service.auth.error", "service.auth.refresh.invalid"];
+
 /// The judgement that needs no body, if there is one.
-pub fn at_sight(surface: Surface, status: StatusCode) -> Option<Verdict> {
-    match surface {
-        Surface::DataCloud | Surface::Platform => Some(match status {
+pub fn at_sight(surface: Surface, status: StatusCode, headers: &HeaderMap) -> Option<Verdict> {
+    match surface.row().told {
+        Told::RpcStatus => Some(rpc_status(headers)),
+        Told::Any401 => Some(match status {
             StatusCode::UNAUTHORIZED => Verdict::Refused(UNAUTHORIZED),
             _ => Verdict::Pass,
         }),
-        _ if needs_body(surface, status) => None,
+        told if needs_body(told, status) => None,
         _ => Some(Verdict::Pass),
     }
 }
 
 /// Whether the body must be read before the answer can be judged.
-fn needs_body(surface: Surface, status: StatusCode) -> bool {
-    match surface {
-        Surface::Rest | Surface::ApexRest | Surface::Extra => status == StatusCode::UNAUTHORIZED,
-        Surface::Identity => matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
-        Surface::DataCloud | Surface::Platform => false,
+fn needs_body(told: Told, status: StatusCode) -> bool {
+    match told {
+        Told::RestError => status == StatusCode::UNAUTHORIZED,
+        Told::IdentityText => matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+        Told::BulkError => matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED),
+        Told::SoapFault => status == StatusCode::INTERNAL_SERVER_ERROR,
+        Told::FuelFault => matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::UNAUTHORIZED),
+        // A 200 is judged by a watch on its way (`watch.rs`), since it may be a poll of two minutes.
+        Told::BayeuxMessage => status == StatusCode::UNAUTHORIZED,
+        Told::Any401 | Told::RpcStatus | Told::Never => false,
     }
 }
 
 /// Judges an answer of which [`at_sight`] cannot tell. `body` is its beginning, as it came (perhaps compressed).
 pub fn verdict(surface: Surface, method: &Method, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
-    if !needs_body(surface, status) {
+    let told = surface.row().told;
+    if !needs_body(told, status) {
         return Verdict::Pass;
     }
     if *method == Method::HEAD {
@@ -71,13 +96,91 @@ pub fn verdict(surface: Surface, method: &Method, status: StatusCode, headers: &
         };
     }
     let text = readable(headers, body);
-    if surface == Surface::Identity && text.contains("Bad_OAuth_Token") {
-        return Verdict::Refused(BAD_OAUTH_TOKEN);
+    let unauthorized = status == StatusCode::UNAUTHORIZED;
+    let found = match told {
+        Told::RestError => says_invalid_session(&text).then_some(INVALID_SESSION_ID),
+        Told::IdentityText if text.contains("Bad_OAuth_Token") => Some(BAD_OAUTH_TOKEN),
+        Told::IdentityText => (unauthorized && says_invalid_session(&text)).then_some(INVALID_SESSION_ID),
+        Told::BulkError if says_bulk_invalid_session(&text) => Some(BULK_INVALID_SESSION),
+        Told::BulkError => (unauthorized && says_invalid_session(&text)).then_some(INVALID_SESSION_ID),
+        Told::SoapFault => says_soap_invalid_session(&text).then_some(SOAP_INVALID_SESSION),
+        Told::FuelFault if unauthorized => Some(UNAUTHORIZED),
+        Told::FuelFault => says_fuel_expired(&text).then_some(SOAP_INVALID_SESSION),
+        Told::BayeuxMessage if says_bayeux_unauthorized(&text) => Some(BAYEUX_UNAUTHORIZED),
+        Told::BayeuxMessage => says_invalid_session(&text).then_some(INVALID_SESSION_ID),
+        Told::Any401 | Told::RpcStatus | Told::Never => None,
+    };
+    found.map_or(Verdict::Pass, Verdict::Refused)
+}
+
+/// What CometD's answer with status 200 says; `body` is all of it.
+pub fn bayeux(headers: &HeaderMap, body: &[u8]) -> Verdict {
+    // Most answers hold no error, and need no parsing.
+    match says_bayeux_unauthorized(&readable(headers, body)) {
+        true => Verdict::Refused(BAYEUX_UNAUTHORIZED),
+        false => Verdict::Pass,
     }
-    if status == StatusCode::UNAUTHORIZED && says_invalid_session(&text) {
-        return Verdict::Refused(INVALID_SESSION_ID);
+}
+
+/// What the status of an RPC says: its trailers, or the headers of an answer that is nothing but a status. The code alone
+/// decides; which gRPC status comes with it is not confirmed (SF §4.2).
+pub fn rpc_status(headers: &HeaderMap) -> Verdict {
+    let code = headers.get("error-code").and_then(|code| code.to_str().ok());
+    match code.is_some_and(|code| RPC_AUTH_CODES.iter().any(|auth| code.trim().ends_with(auth))) {
+        true => Verdict::Refused(RPC_AUTH_ERROR),
+        false => Verdict::Pass,
     }
-    Verdict::Pass
+}
+
+/// `<exceptionCode>InvalidSessionId</exceptionCode>`, or the same in JSON (not confirmed, SF §4.2).
+fn says_bulk_invalid_session(text: &str) -> bool {
+    let code = match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(value) => value
+            .get("exceptionCode")
+            .and_then(|code| code.as_str())
+            .map(str::to_owned),
+        Err(_) => xml_element(text, "exceptionCode"),
+    };
+    code.as_deref() == Some("InvalidSessionId")
+}
+
+/// `<faultcode>sf:INVALID_SESSION_ID</faultcode>`; the prefix varies (SF §4.2). SOAP 1.2 says `Value` within `Code`.
+fn says_soap_invalid_session(text: &str) -> bool {
+    let codes = [xml_element(text, "faultcode"), xml_element(text, "Value")];
+    let invalid = codes
+        .into_iter()
+        .flatten()
+        .any(|code| code.rsplit(':').next() == Some("INVALID_SESSION_ID"));
+    invalid && !text.to_ascii_lowercase().contains(INCURABLE)
+}
+
+/// How Marketing Cloud's SOAP calls a token that is no good: not confirmed.
+fn says_fuel_expired(text: &str) -> bool {
+    let said = xml_element(text, "faultstring").or_else(|| xml_element(text, "Text"));
+    said.is_some_and(|said| said == "Token Expired" || said == "Login Failed")
+}
+
+/// A message of the protocol (`/meta/…`), not of an event, that failed with 401: in `error`, or where a denied handshake has
+/// its reason (SF §4.2).
+fn says_bayeux_unauthorized(text: &str) -> bool {
+    if !text.contains("401::") {
+        return false;
+    }
+    let failed = |message: &serde_json::Value| {
+        let is_401 = |text: Option<&serde_json::Value>| {
+            text.and_then(|text| text.as_str())
+                .is_some_and(|text| text.starts_with("401::"))
+        };
+        let channel = message.get("channel").and_then(|channel| channel.as_str());
+        channel.is_some_and(|channel| channel.starts_with("/meta/"))
+            && message.get("successful") == Some(&serde_json::Value::Bool(false))
+            && (is_401(message.get("error")) || is_401(message.pointer("/ext/sfdc/failureReason")))
+    };
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(serde_json::Value::Array(messages)) => messages.iter().any(failed),
+        Ok(message) => failed(&message),
+        Err(_) => false,
+    }
 }
 
 fn says_invalid_session(text: &str) -> bool {
@@ -99,12 +202,23 @@ fn json_error(value: &serde_json::Value) -> Option<(String, String)> {
 
 /// `<Errors><Error><errorCode>…</errorCode><message>…</message></Error></Errors>`: the answer to `Accept: application/xml`.
 fn xml_error(text: &str) -> Option<(String, String)> {
-    let element = |name: &str| {
-        let (_, rest) = text.split_once(&format!("<{name}>"))?;
-        let (content, _) = rest.split_once(&format!("</{name}>"))?;
-        Some(content.trim().to_owned())
-    };
-    Some((element("errorCode")?, element("message").unwrap_or_default()))
+    let message = xml_element(text, "message").unwrap_or_default();
+    Some((xml_element(text, "errorCode")?, message))
+}
+
+/// The text of the first element with this local name; prefix and attributes may be any.
+fn xml_element(text: &str, name: &str) -> Option<String> {
+    let mut rest = text;
+    loop {
+        let (_, tag) = rest.split_once('<')?;
+        let (head, after) = tag.split_once('>')?;
+        let qualified = head.split_ascii_whitespace().next().unwrap_or_default();
+        if qualified.rsplit(':').next() == Some(name) && !head.starts_with('/') {
+            let (content, _) = after.split_once('<')?;
+            return Some(content.trim().to_owned());
+        }
+        rest = after;
+    }
 }
 
 /// The body as text; gzip and deflate are understood. What cannot be read says nothing.
@@ -213,11 +327,131 @@ mod tests {
                 (500, Verdict::Pass),
             ] {
                 let status = StatusCode::from_u16(status).unwrap();
-                assert_eq!(at_sight(surface, status), Some(expected), "{surface:?} {status}");
+                assert_eq!(
+                    at_sight(surface, status, &HeaderMap::new()),
+                    Some(expected),
+                    "{surface:?} {status}"
+                );
             }
         }
-        assert_eq!(at_sight(Surface::Rest, StatusCode::UNAUTHORIZED), None);
-        assert_eq!(at_sight(Surface::Rest, StatusCode::FORBIDDEN), Some(Verdict::Pass));
+        let rest = |status| at_sight(Surface::Rest, status, &HeaderMap::new());
+        assert_eq!(rest(StatusCode::UNAUTHORIZED), None);
+        assert_eq!(rest(StatusCode::FORBIDDEN), Some(Verdict::Pass));
+    }
+
+    /// SF §4.2, row by row.
+    #[test]
+    fn the_table_of_the_other_protocols() {
+        use Surface::{Bulk1, Cometd, MarketingSoap, Soap};
+        const BULK: Verdict = Verdict::Refused(BULK_INVALID_SESSION);
+        const SOAP: Verdict = Verdict::Refused(SOAP_INVALID_SESSION);
+        let bulk_xml = r#"<?xml version="1.0" encoding="UTF-8"?><error xmlns="http://www.force.com/2009/06/asyncapi/dataload">
+ <exceptionCode>InvalidSessionId</exceptionCode><exceptionMessage>Invalid session id</exceptionMessage></error>"#;
+        let bulk_json = r#"{"exceptionCode":"InvalidSessionId","exceptionMessage":"Invalid session id"}"#;
+        let invalid_job = r"<error><exceptionCode>InvalidJob</exceptionCode><exceptionMessage>InvalidSessionId</exceptionMessage></error>";
+        let fault = |code: &str, text: &str| {
+            format!(
+                r#"<soapenv:Envelope><soapenv:Body><soapenv:Fault><faultcode>{code}</faultcode><faultstring>{text}</faultstring></soapenv:Fault></soapenv:Body></soapenv:Envelope>"#
+            )
+        };
+        let soap_12 = r#"<e:Envelope><e:Body><e:Fault><e:Code><e:Value>sf:INVALID_SESSION_ID</e:Value></e:Code></e:Fault></e:Body></e:Envelope>"#;
+        let table = [
+            (Bulk1, 400, bulk_xml.to_owned(), BULK),
+            (Bulk1, 401, bulk_xml.to_owned(), BULK),
+            (Bulk1, 400, bulk_json.to_owned(), BULK),
+            (Bulk1, 401, EXPIRED.to_owned(), REFUSED),
+            (Bulk1, 400, EXPIRED.to_owned(), Verdict::Pass),
+            (Bulk1, 400, invalid_job.to_owned(), Verdict::Pass),
+            (Bulk1, 500, bulk_xml.to_owned(), Verdict::Pass),
+            (Bulk1, 200, bulk_xml.to_owned(), Verdict::Pass),
+            (
+                Soap,
+                500,
+                fault("sf:INVALID_SESSION_ID", "INVALID_SESSION_ID: Invalid Session ID found"),
+                SOAP,
+            ),
+            (Soap, 500, fault("ns1:INVALID_SESSION_ID", ""), SOAP),
+            (Soap, 500, fault("INVALID_SESSION_ID", ""), SOAP),
+            (Soap, 500, soap_12.to_owned(), SOAP),
+            (
+                Soap,
+                500,
+                fault("sf:INVALID_LOGIN", "sf:INVALID_SESSION_ID"),
+                Verdict::Pass,
+            ),
+            (Soap, 500, fault("sf:NOT_INVALID_SESSION_ID", ""), Verdict::Pass),
+            (
+                Soap,
+                500,
+                fault(
+                    "sf:INVALID_SESSION_ID",
+                    "This session is not valid for use with the API",
+                ),
+                Verdict::Pass,
+            ),
+            (Soap, 200, fault("sf:INVALID_SESSION_ID", ""), Verdict::Pass),
+            (Soap, 401, EXPIRED.to_owned(), Verdict::Pass),
+            (MarketingSoap, 500, fault("o:Security", "Token Expired"), SOAP),
+            (
+                MarketingSoap,
+                500,
+                fault("o:Security", "Unable to queue"),
+                Verdict::Pass,
+            ),
+            (MarketingSoap, 401, String::new(), Verdict::Refused(UNAUTHORIZED)),
+            (Cometd, 401, DENIED.to_owned(), Verdict::Refused(BAYEUX_UNAUTHORIZED)),
+            (Cometd, 401, EXPIRED.to_owned(), REFUSED),
+            (Cometd, 401, "no".to_owned(), Verdict::Pass),
+            (Cometd, 200, DENIED.to_owned(), Verdict::Pass),
+        ];
+        for (surface, status, body, expected) in table {
+            assert_eq!(judge(surface, status, &body), expected, "{surface:?} {status} {body}");
+        }
+    }
+
+    const DENIED: &str = r#"[{"channel":"/meta/handshake","successful":false,"error":"403::Handshake denied","ext":{"sfdc":{"failureReason":"401::Authentication invalid"}},"advice":{"reconnect":"none"}}]"#;
+
+    #[test]
+    fn bayeux_messages_of_the_protocol_tell_and_events_do_not() {
+        let no = |body: &str| assert_eq!(bayeux(&HeaderMap::new(), body.as_bytes()), Verdict::Pass, "{body}");
+        let yes = |body: &str| {
+            let found = bayeux(&HeaderMap::new(), body.as_bytes());
+            assert_eq!(found, Verdict::Refused(BAYEUX_UNAUTHORIZED), "{body}");
+        };
+        yes(DENIED);
+        yes(
+            r#"[{"channel":"/event/X__e","data":{}},{"channel":"/meta/connect","successful":false,"error":"401::Authentication invalid"}]"#,
+        );
+        yes(r#"{"channel":"/meta/subscribe","successful":false,"error":"401::Request requires authentication"}"#);
+        no(r#"[{"channel":"/meta/connect","successful":false,"error":"403::Unknown client"}]"#);
+        no(r#"[{"channel":"/meta/connect","successful":true,"error":"401::"}]"#);
+        no(r#"[{"channel":"/event/X__e","successful":false,"error":"401::Authentication invalid"}]"#);
+        no(r#"[{"channel":"/meta/connect","successful":false,"error":"503::401::"}]"#);
+        no(r#"[{"channel":"/meta/connect","successful":false,"error":"401::Authentic"#);
+    }
+
+    #[test]
+    fn the_code_of_an_rpcs_status_tells() {
+        let judge = |code: &str| {
+            let headers = HeaderMap::from_iter([("error-code".parse().unwrap(), code.parse().unwrap())]);
+            assert_eq!(
+                at_sight(Surface::PubSub, StatusCode::OK, &headers),
+                Some(rpc_status(&headers))
+            );
+            rpc_status(&headers)
+        };
+        let refused = Verdict::Refused(RPC_AUTH_ERROR);
+        assert_eq!(judge("sfdc.platform.eventbus.grpc.service.auth.error"), refused);
+        assert_eq!(
+            judge("sfdc.platform.eventbus.grpc.service.auth.refresh.invalid"),
+            refused
+        );
+        assert_eq!(
+            judge("sfdc.platform.eventbus.grpc.subscription.topic.notfound"),
+            Verdict::Pass
+        );
+        assert_eq!(judge("sfdc.platform.eventbus.grpc.service.unavailable"), Verdict::Pass);
+        assert_eq!(rpc_status(&HeaderMap::new()), Verdict::Pass);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{
     collections::HashMap,
     fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -35,7 +35,7 @@ use super::{
     Holder, Key, Record, StoreError,
     seal::{self, Keys, OpenError, SealingKey},
 };
-use crate::config::SecretRef;
+use crate::{config::SecretRef, disk};
 
 /// A directory of sealed records.
 pub(super) struct Files {
@@ -160,19 +160,18 @@ impl Files {
                 format_args!("the record is larger than {MAX_BYTES} bytes"),
             ));
         }
-        slot.sweep(&self.directory);
-        slot.replace(&self.directory, &bytes)
-            .map_err(|error| StoreError::unwritable(&slot.record, error))
+        disk::sweep(&slot.record);
+        disk::replace(&slot.record, &bytes, 0o600).map_err(|error| StoreError::unwritable(&slot.record, error))
     }
 
     fn forget(&self, slot: &Slot) -> Result<(), StoreError> {
         let there = self.look(slot)?.is_some();
-        slot.sweep(&self.directory);
+        disk::sweep(&slot.record);
         if !there {
             return Ok(());
         }
         fs::remove_file(&slot.record)
-            .and_then(|()| flush_directory(&self.directory))
+            .and_then(|()| disk::flush_directory(&self.directory))
             .map_err(|error| StoreError::unwritable(&slot.record, error))
     }
 
@@ -281,37 +280,6 @@ impl Slot {
         OsLock::attempt(&self.lock).map_err(|error| StoreError::unwritable(&self.lock, error))
     }
 
-    fn replace(&self, directory: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut mark = [0; 8];
-        aws_lc_rs::rand::fill(&mut mark).map_err(|_| io::Error::other("the system has no random bytes"))?;
-        let next = suffixed(&self.record, &format!(".{:016x}{TMP}", u64::from_be_bytes(mark)));
-        let written = write_new(&next, bytes).and_then(|()| fs::rename(&next, &self.record));
-        if let Err(error) = written {
-            // If this fails too, the next writer sweeps.
-            let _ = fs::remove_file(&next);
-            return Err(error);
-        }
-        flush_directory(directory)
-    }
-
-    /// Removes what writers that died left behind. Only for a lock holder; what cannot be removed is only in the way of
-    /// tidiness.
-    fn sweep(&self, directory: &Path) {
-        let Some(record) = self.record.file_name().and_then(|name| name.to_str()) else {
-            return;
-        };
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let mark = name
-                .to_str()
-                .and_then(|name| name.strip_prefix(record)?.strip_prefix('.')?.strip_suffix(TMP));
-            // A record whose name begins with this one's has dots there.
-            if mark.is_some_and(|mark| mark.len() == 16 && mark.bytes().all(|byte| byte.is_ascii_hexdigit())) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
-
     fn refused(&self, error: OpenError) -> StoreError {
         let file = self.record.clone();
         match error {
@@ -403,43 +371,12 @@ fn make_directory(directory: &Path) -> io::Result<()> {
 
 /// Writes a file and removes it. Several processes may do so at once with the same file.
 fn try_to_write(directory: &Path) -> io::Result<()> {
-    let path = directory.join(format!(".writable{TMP}"));
+    let path = directory.join(format!(".writable{}", disk::TMP));
     OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
     match fs::remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// A new file with these bytes, on the disk.
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// Makes renames and removals last. Some network file systems cannot; theirs last when the server says so.
-#[cfg(unix)]
-fn flush_directory(directory: &Path) -> io::Result<()> {
-    match File::open(directory)?.sync_all() {
-        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
-        flushed => flushed,
-    }
-}
-
-#[cfg(not(unix))]
-fn flush_directory(_: &Path) -> io::Result<()> {
-    Ok(())
-}
-
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
 }
 
 /// A character that a file name may have anywhere.
@@ -464,7 +401,6 @@ impl fmt::Debug for Hold {
     }
 }
 
-const TMP: &str = ".tmp";
 /// A record is 1 to 10 kB; a file beyond this is none.
 const MAX_BYTES: u64 = 1024 * 1024;
 /// File names end at 255 bytes.

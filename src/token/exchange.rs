@@ -193,6 +193,8 @@ pub enum SetUpError {
     LoginUrl(#[from] InstanceError),
     #[error("`instance_url` {0}")]
     InstanceUrl(InstanceError),
+    #[error("`pub_sub.endpoint` {0}")]
+    PubSub(InstanceError),
     #[error("HTTPS_PROXY is no address of a proxy")]
     Proxy,
     #[error("cannot set up the HTTP client of the login host")]

@@ -339,16 +339,18 @@ impl<E: Exchange> Keeper<E> {
         token.serial = minted.serial;
         token.adopted = minted.adopted;
         token.also = minted.also;
+        let identity = minted.identity.map(Arc::new);
+        token.identity.clone_from(&identity);
         self.warn_of_scope(minted.reaches_api);
         if minted.adopted {
             self.metrics.adopted();
         } else {
             self.metrics.granted();
-            self.audit.minted(why, generation, minted.identity.as_ref());
+            self.audit.minted(why, generation, identity.as_deref());
         }
         self.backoff = Backoff::default();
         self.now.token = Some(Arc::new(token));
-        self.now.identity = minted.identity.map(Arc::new);
+        self.now.identity = identity;
         self.now.failure = None;
         let due = lifetime::renewal_after(self.renewal, expiry, minted_at, fastrand::f64());
         self.schedule(due.saturating_sub(age));

@@ -269,7 +269,7 @@ async fn the_failure_table_lists_every_error_of_ours() {
     let told: BTreeSet<(String, String)> = errors
         .iter()
         .map(|error| {
-            let response = error.response();
+            let response = error.response(None);
             let body: Value = serde_json::from_slice(response.body()).unwrap();
             let code = body[0]["errorCode"].as_str().unwrap().to_owned();
             (response.status().as_u16().to_string(), code)
@@ -477,6 +477,21 @@ fn the_page_of_logins_is_true() {
     }
     for grant in shown_grants() {
         assert!(page.contains(&format!("      {grant}:")), "no example of {grant}");
+    }
+}
+
+#[test]
+fn the_page_of_https_is_true() {
+    let page = text("docs/tls.md");
+    let blocks = page.split("```yaml\n").skip(1);
+    let blocks: Vec<&str> = blocks.map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 2);
+    for yaml in blocks {
+        let config = from_yaml(yaml, "docs/tls.md", &Vars::default());
+        assert!(config.is_ok(), "{}\n{yaml}", config.unwrap_err());
+    }
+    for code in page.split('`').filter(|word| word.starts_with("SFPROXY_")) {
+        assert!(text("README.md").contains(&format!("`{code}`")), "{code}");
     }
 }
 

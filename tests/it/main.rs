@@ -40,6 +40,7 @@ mod sharing;
 mod stages;
 #[cfg(all(feature = "demo", unix))]
 mod store;
+mod tls;
 #[cfg(feature = "demo")]
 mod user_hard_cases;
 mod users;

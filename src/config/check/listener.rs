@@ -1,4 +1,4 @@
-//! The rules for listeners: addresses, host names, web origins, extra paths.
+//! The rules for listeners: addresses, certificates, host names, web origins, extra paths.
 //!
 //! Invariants: an address that others can reach is served only when the operator says so; no extra path leads to a
 //! place where a token would open a browser session or mint another token.
@@ -7,13 +7,14 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{Check, HOUR, SECOND};
 use crate::config::{
-    Listener, OrgName,
-    file::{AdminFile, ListenerFile, OneOrMany, OrgFile},
+    Listener, ListenerTls, OrgName,
+    file::{AdminFile, ListenerFile, ListenerTlsFile, OneOrMany, OrgFile},
     problem::{shown, url_shown},
 };
 
@@ -48,6 +49,10 @@ impl Check {
             }
             None => Some(None),
         };
+        let tls = match &file.tls {
+            Some(tls) => self.listener_tls(&format!("{at}.tls"), tls).map(Some),
+            None => Some(None),
+        };
         let hosts = self.each(&format!("{at}.hosts"), &file.hosts, Self::host);
         let origins = self.each(
             &format!("{at}.allowed_origins"),
@@ -63,11 +68,70 @@ impl Check {
             hosts: hosts?,
             allowed_origins: origins?,
             extra_paths: paths?,
+            local_login: file.local_login,
             insecure_allow_any_caller: file.insecure_allow_any_caller,
+            tls: tls?,
             users: users?,
             max_connections: connections?,
             idle_timeout: idle?,
         })
+    }
+
+    /// Exactly one of the two forms.
+    fn listener_tls(&mut self, at: &str, file: &ListenerTlsFile) -> Option<ListenerTls> {
+        let ListenerTlsFile {
+            certificate_file,
+            key_file,
+            generate_in,
+        } = file;
+        if let Some(directory) = generate_in {
+            let directory = self.folder(&format!("{at}.generate_in"), directory);
+            if certificate_file.is_some() || key_file.is_some() {
+                let text = "expected either generate_in, or certificate_file and key_file, found both; take one out";
+                return self.refuse(at, text);
+            }
+            return Some(ListenerTls::Generated { directory: directory? });
+        }
+        if certificate_file.is_none() && key_file.is_none() {
+            let text =
+                "expected certificate_file and key_file, or generate_in, found nothing; leave `tls` out for plain http";
+            return self.refuse(at, text);
+        }
+        let certificate = self.tls_file(at, "certificate_file", certificate_file.as_deref(), "key_file");
+        let key = self.tls_file(at, "key_file", key_file.as_deref(), "certificate_file");
+        Some(ListenerTls::Files {
+            certificate: certificate?,
+            key: key?,
+        })
+    }
+
+    fn tls_file(&mut self, at: &str, key: &str, path: Option<&str>, other: &str) -> Option<PathBuf> {
+        match path {
+            Some(path) => self.path(&format!("{at}.{key}"), path),
+            None => self.refuse(
+                format!("{at}.{key}"),
+                format!("expected the path of a file beside {other}, found nothing"),
+            ),
+        }
+    }
+
+    /// Two makers of certificates in one folder would each replace what the other's apps trust.
+    pub(super) fn tls_folders(&mut self, listeners: &[ListenerFile]) {
+        let mut taken: BTreeMap<PathBuf, usize> = BTreeMap::new();
+        for (i, file) in listeners.iter().enumerate() {
+            let Some(folder) = file.tls.as_ref().and_then(|tls| tls.generate_in.as_deref()) else {
+                continue;
+            };
+            // Without a last slash and single dots.
+            let folder: PathBuf = Path::new(folder.trim()).components().collect();
+            if let Some(first) = taken.get(&folder) {
+                let text =
+                    format!("listeners[{first}] makes its certificate there; choose a folder for this listener alone");
+                self.problems.add(format!("listeners[{i}].tls.generate_in"), text);
+            } else {
+                taken.insert(folder, i);
+            }
+        }
     }
 
     fn only_local(&mut self, at: &str, addresses: Option<&[SocketAddr]>, allowed: bool) {

@@ -76,6 +76,7 @@ impl Check {
                 .map(Some),
             None => Some(None),
         };
+        let pub_sub = self.origin_url(&format!("{at}.pub_sub.endpoint"), &file.pub_sub.endpoint);
         let budget = self.budget(&format!("{at}.login_budget"), &file.login_budget);
         Some(Org {
             login: LoginHost { url: login? },
@@ -84,6 +85,7 @@ impl Check {
             token: token?,
             budget: budget?,
             data_cloud: data_cloud?,
+            pub_sub: pub_sub?,
             api: api?,
         })
     }

@@ -897,6 +897,63 @@ fn names_origins_and_paths_are_checked() {
 }
 
 #[test]
+fn tls_takes_exactly_one_form() {
+    let table = [
+        ("{certificate_file: /c, key_file: k}", ""),
+        ("{generate_in: /a}", ""),
+        (
+            "{}",
+            "listeners[0].tls: expected certificate_file and key_file, or generate_in, found nothing; leave `tls` out for plain http",
+        ),
+        (
+            "",
+            "listeners[0].tls: found nothing, where the key alone turns something on; give its settings (`{}` for the defaults), or take it out",
+        ),
+        (
+            "{certificate_file: /c}",
+            "listeners[0].tls.key_file: expected the path of a file beside certificate_file, found nothing",
+        ),
+        (
+            "{key_file: /k}",
+            "listeners[0].tls.certificate_file: expected the path of a file beside key_file, found nothing",
+        ),
+        (
+            "{generate_in: /a, key_file: /k}",
+            "listeners[0].tls: expected either generate_in, or certificate_file and key_file, found both; take one out",
+        ),
+        (
+            "{generate_in: a}",
+            "listeners[0].tls.generate_in: expected an absolute path, found `a`",
+        ),
+        (
+            "{certificate_file: /c, key_file: '-----BEGIN hunter2'}",
+            "listeners[0].tls.key_file: expected the path of a file, found its content (not shown)",
+        ),
+        (
+            "{generate_to: /a}",
+            "listeners[0].tls.generate_to: unknown key; did you mean `generate_in`? (known here: certificate_file, generate_in, key_file)",
+        ),
+    ];
+    for (tls, expected) in table {
+        let text = told(&and(&format!("listeners:\n  - tls: {tls}")));
+        // An unknown key leaves nothing, which is told as well.
+        assert_eq!(text.lines().next().unwrap_or_default(), expected, "{tls}");
+    }
+    let two = |second: &str| {
+        told(&and(&format!(
+            "listeners:\n  - tls: {{generate_in: /a/b}}\n  - {{address: 'localhost:1', tls: {{generate_in: {second}}}}}"
+        )))
+    };
+    assert_eq!(two("/a/c"), "");
+    for same in ["/a/b", "/a/b/", "/a/./b"] {
+        assert_eq!(
+            two(same),
+            "listeners[1].tls.generate_in: listeners[0] makes its certificate there; choose a folder for this listener alone"
+        );
+    }
+}
+
+#[test]
 fn every_problem_is_told_at_once() {
     let yaml = "
 thread: 2
@@ -948,7 +1005,7 @@ fn the_examples_are_good() {
             visited += 1;
         }
     }
-    assert!(visited >= 12, "only {visited} examples were visited");
+    assert!(visited >= 13, "only {visited} examples were visited");
 }
 
 fn example(name: &str) -> Config {
@@ -981,6 +1038,8 @@ fn the_full_example_says_every_key_and_its_default() {
 fn the_effective_settings_read_back_as_the_same() {
     let odd = "
 listeners:
+  - {address: '127.0.0.1:2', tls: {certificate_file: 'c d.pem', key_file: /k}}
+  - {address: '127.0.0.1:3', tls: {generate_in: '/a b'}}
   - {address: ['[::1]:0', '127.0.0.1:1'], hosts: [a.b, '::1'], allowed_origins: ['https://a.example'], extra_paths: [/x/]}
 admin: {address: '0.0.0.0:9', startup_patience: 1m5ms}
 upstream: {ca_file: '/etc/a b: #c.pem', pool_max_idle: 0}

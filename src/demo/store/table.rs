@@ -15,11 +15,45 @@ use super::{
 };
 use crate::demo::answer::Problem;
 
+/// A row as it was when it was taken, cheap to take.
+pub(crate) struct Snapshot {
+    pub(crate) id: String,
+    /// Milliseconds since 1970.
+    pub(crate) modified: u64,
+    object: &'static Object,
+    values: Vec<Value>,
+}
+
+impl Snapshot {
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        self.object.fields.iter().map(|field| field.name).zip(&self.values)
+    }
+}
+
+/// Change events and the push topics are of this object only.
+pub(crate) const TELLS_OF_CHANGES: &str = "Account";
+
 #[derive(Clone)]
 pub(crate) struct Table {
     pub(crate) object: &'static Object,
     rows: Vec<Row>,
     external: HashMap<String, usize>,
+    /// What nobody has been told of yet; undone with the rows when a call is rolled back.
+    changes: Vec<Change>,
+}
+
+/// One change of a row of an object that tells of its changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) place: usize,
+    pub(crate) kind: ChangeKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChangeKind {
+    Created,
+    Updated,
+    Deleted,
 }
 
 #[derive(Clone)]
@@ -37,6 +71,7 @@ impl Table {
             object,
             rows: Vec::new(),
             external: HashMap::new(),
+            changes: Vec::new(),
         }
     }
 
@@ -127,6 +162,7 @@ impl Table {
             modified: at,
             values,
         });
+        self.note(place, ChangeKind::Created);
         Ok(place)
     }
 
@@ -142,6 +178,7 @@ impl Table {
         let row = &mut self.rows[place];
         row.values = values;
         row.modified = unix_millis(now);
+        self.note(place, ChangeKind::Updated);
         Ok(())
     }
 
@@ -154,6 +191,28 @@ impl Table {
         row.deleted = true;
         row.modified = unix_millis(now);
         self.release_external(place);
+        self.note(place, ChangeKind::Deleted);
+    }
+
+    pub(crate) fn snapshot(&self, place: usize) -> Snapshot {
+        let row = &self.rows[place];
+        Snapshot {
+            id: self.id(place),
+            modified: row.modified,
+            object: self.object,
+            values: row.values.clone(),
+        }
+    }
+
+    /// What changed since the last time this was asked.
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    fn note(&mut self, place: usize, kind: ChangeKind) {
+        if self.object.name == TELLS_OF_CHANGES {
+            self.changes.push(Change { place, kind });
+        }
     }
 
     /// The row as the REST API shows it, without `attributes`.

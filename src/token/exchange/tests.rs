@@ -131,6 +131,7 @@ fn org(login: &url::Url) -> (tempfile::NamedTempFile, Org) {
             per_minute: 4,
         },
         data_cloud: None,
+        pub_sub: "https://api.pubsub.salesforce.com".parse().unwrap(),
         api: crate::config::Api::default(),
     };
     (file, org)

@@ -287,6 +287,7 @@ impl Room {
                 per_minute: 4,
             },
             data_cloud: None,
+            pub_sub: "https://api.pubsub.salesforce.com".parse().unwrap(),
             api: config::Api::default(),
         }
     }

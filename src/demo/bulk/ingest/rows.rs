@@ -15,6 +15,7 @@ use super::{
 };
 use crate::demo::{
     answer::{Answer, Problem},
+    events,
     store::Table,
     world::World,
 };
@@ -60,6 +61,7 @@ pub(super) async fn process(world: &World, id: &str) {
                     break;
                 }
                 change_rows(world, &mut job, &columns, &slice);
+                events::publish_changes(world);
                 tokio::task::yield_now().await;
             }
             job.unprocessed = Bytes::copy_from_slice(records.rest());

@@ -1,0 +1,113 @@
+//! What must be known of a request body before it is sent.
+//!
+//! A SOAP call has its session in the envelope, and its first element says whether it is a login, which is answered here. A
+//! CometD handshake may be repeated, other messages may not. What is read is held and sent all the same.
+//!
+//! Owns: nothing. Units: bytes; at most [`HEAD_BYTES`] of an envelope, [`MESSAGES`] of Bayeux messages.
+//! Fails with: [`CallError`]: an envelope in which no session can be set is not sent.
+
+use serde_json::Value;
+
+use super::{
+    body::Upload,
+    envelope::{self, Credential, Edit, HEAD_BYTES, Operation, Reading, Unfit},
+    error::CallError,
+    surface::Surface,
+};
+
+/// A handshake alone has far less.
+const MESSAGES: usize = 16 * 1024;
+
+/// What the body's beginning says of the call.
+pub enum Ahead {
+    /// Nothing that matters.
+    Plain,
+    /// The credential goes there.
+    Edits(Vec<Edit>),
+    /// SOAP's `login` or `logout`.
+    Session(Operation),
+    /// Bayeux messages that do nothing but shake hands.
+    Handshake,
+}
+
+/// Whether this family's bodies are read ahead.
+pub fn wanted(surface: Surface) -> bool {
+    matches!(surface, Surface::Soap | Surface::MarketingSoap | Surface::Cometd)
+}
+
+pub async fn read_ahead(surface: Surface, path: &str, upload: &Upload) -> Result<Ahead, CallError> {
+    let namespace;
+    let credential = match surface {
+        Surface::MarketingSoap => Credential::Fuel,
+        Surface::Soap => {
+            namespace = envelope::namespace_of(path).unwrap_or_default();
+            Credential::Session { fallback: &namespace }
+        }
+        Surface::Cometd => {
+            let shakes = upload.look_ahead(MESSAGES, |seen, whole| whole.then(|| is_handshake(seen)));
+            return match shakes.await.map_err(CallError::Upload)? {
+                Some(true) => Ok(Ahead::Handshake),
+                Some(false) | None => Ok(Ahead::Plain),
+            };
+        }
+        _ => return Ok(Ahead::Plain),
+    };
+    let found = upload.look_ahead(HEAD_BYTES, |seen, whole| {
+        match envelope::read(seen, whole, credential) {
+            Ok(Reading::More) => None,
+            Ok(Reading::Found(envelope)) => Some(Ok(envelope)),
+            Err(unfit) => Some(Err(unfit)),
+        }
+    });
+    let envelope = found.await.map_err(CallError::Upload)?.unwrap_or(Err(Unfit::TooLong))?;
+    Ok(match surface == Surface::Soap && is_session(&envelope.operation) {
+        true => Ahead::Session(envelope.operation),
+        false => Ahead::Edits(envelope.edits),
+    })
+}
+
+/// The org's own operations; a class may have one of the same name in a namespace of its own.
+fn is_session(operation: &Operation) -> bool {
+    let of_the_org = operation.namespace.starts_with("urn:") && operation.namespace.ends_with(".soap.sforce.com");
+    of_the_org && matches!(operation.name.as_str(), "login" | "logout")
+}
+
+fn is_handshake(body: &[u8]) -> bool {
+    let shakes = |message: &Value| message.get("channel").and_then(Value::as_str) == Some("/meta/handshake");
+    match serde_json::from_slice(body) {
+        Ok(Value::Array(messages)) => !messages.is_empty() && messages.iter().all(shakes),
+        Ok(message) => shakes(&message),
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_orgs_own_logins_are_logins() {
+        let is = |namespace: &str, name: &str| {
+            is_session(&Operation {
+                namespace: namespace.into(),
+                name: name.into(),
+            })
+        };
+        assert!(is("urn:partner.soap.sforce.com", "login"));
+        assert!(is("urn:enterprise.soap.sforce.com", "logout"));
+        assert!(!is("urn:partner.soap.sforce.com", "query"));
+        assert!(!is("http://soap.sforce.com/schemas/class/Account", "login"));
+    }
+
+    #[test]
+    fn only_handshakes_alone_are_handshakes() {
+        assert!(is_handshake(br#"[{"channel":"/meta/handshake","version":"1.0"}]"#));
+        assert!(is_handshake(br#"{"channel":"/meta/handshake"}"#));
+        assert!(!is_handshake(
+            br#"[{"channel":"/meta/handshake"},{"channel":"/meta/connect"}]"#
+        ));
+        assert!(!is_handshake(b"[]"));
+        assert!(!is_handshake(b""));
+        assert!(!is_handshake(br#""/meta/handshake""#));
+    }
+}

@@ -230,7 +230,8 @@ fn every_command_is_in_the_readme() {
 #[test]
 fn the_table_of_families_is_what_the_code_says() {
     use sf_token_proxy::proxy::surface::{Host, Placement, Protocol, TABLE, Told};
-    let mut table = "| Paths | In metrics | The token goes | To | A dead one is told by |\n|---|---|---|---|---|\n".to_owned();
+    let mut table =
+        "| Paths | In metrics | The token goes | To | A dead one is told by |\n|---|---|---|---|---|\n".to_owned();
     for row in &TABLE {
         let paths: Vec<String> = row.paths.split(", ").map(quoted_path).collect();
         let token = match row.token {
@@ -258,7 +259,11 @@ fn the_table_of_families_is_what_the_code_says() {
             Told::FuelFault => "any 401, or a fault that says so (not confirmed)",
             Told::Never => "",
         };
-        table.push_str(&format!("| {} | `{}` | {token} | {host} | {told} |\n", paths.join(", "), row.word));
+        table.push_str(&format!(
+            "| {} | `{}` | {token} | {host} | {told} |\n",
+            paths.join(", "),
+            row.word
+        ));
     }
     is_current("README.md", "families", &table);
 }

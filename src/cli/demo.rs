@@ -157,6 +157,7 @@ fn configuration(options: &Options, org: &Summary, listen: &str, admin: &str) ->
         "admin": {"address": options.admin_listen.as_deref().unwrap_or(admin)},
         "orgs": {"practice": {
             "login_url": org.login_url,
+            "pub_sub": {"endpoint": org.pubsub_url},
             "grant": {"jwt_bearer": {
                 "client_id": jwt.client_id,
                 "username": jwt.username,

@@ -5,7 +5,7 @@ const jsforce = require('jsforce');
 const { StreamingExtension } = require('jsforce/api/streaming');
 const { BASE, DATA, step, end, revoke, bulk1Leads, sameRows, assert } = require('./common.js');
 const { Events } = require('./events.js');
-require('./jsforce_watch.js');
+require('./jsforce_watch.js').watch('jsforce');
 
 const CLIENT = process.env.CLIENT;
 const COMPANY = `${CLIENT}, Inc.`;

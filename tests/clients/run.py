@@ -64,7 +64,9 @@ def clients(tools):
         ("simple-salesforce", [python, HERE / "simple_salesforce_client.py"], [*REST, *words("bulk1-ingest bulk1-query metadata metadata-deploy login-soap")]),
         ("salesforce-bulk", [python, HERE / "salesforce_bulk_client.py"], words("insert upsert query failed-rows not-found")),
         ("cometd", [node22, HERE / "cometd_client.js"], words("streaming")),
-        ("sf", [python, HERE / "sf_client.py"], words("stray-calls login display query record rest bulk not-found only-loopback")),
+        ("salesforce-core", [node22, HERE / "salesforce_core_client.js"], words("login query record bulk-ingest bulk-query soap metadata streaming only-loopback")),
+        ("nforce", [node, HERE / "nforce_client.js"], words("insert query update upsert delete login not-found")),
+        ("sf", [python, HERE / "sf_client.py"], words("stray-calls login display query record rest bulk metadata not-found only-loopback")),
     ]
 
 

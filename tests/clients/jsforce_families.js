@@ -100,23 +100,24 @@ async function main() {
     const subscribe = () => {
       const failed = new StreamingExtension.AuthFailure(() => again(client));
       const client = connection.streaming.createClient([failed, new StreamingExtension.Replay(events.channel, events.replay)]);
-      const wanted = client;
-      client.subscribe(events.channel, (message) => events.saw(message)).then(
-        () => client === wanted && events.subscribed(),
+      subscription = client;
+      // What still comes by one that was given up comes again by the next.
+      client.subscribe(events.channel, (message) => client === subscription && events.saw(message)).then(
+        () => client === subscription && events.subscribed(),
         () => again(client),
       );
-      subscription = client;
     };
     const again = (client) => {
       client.disconnect();
       if (client === subscription && !events.over) {
+        subscription = undefined;
         events.resubscriptions += 1;
         setTimeout(subscribe, 20);
       }
     };
     subscribe();
     await events.exchange();
-    subscription.disconnect();
+    subscription?.disconnect();
   });
   await step('login-soap', async () => {
     const logged = new jsforce.Connection({ loginUrl: BASE, version: VERSION });

@@ -11,7 +11,7 @@ process.env.SF_USE_GENERIC_UNIX_KEYCHAIN = 'true';
 process.env.STRAY_CALLS = path.join(process.env.HOME, 'stray-calls');
 require('./only_loopback.cjs');
 
-const { AuthInfo, Connection, Org, StreamingClient } = require('@salesforce/core');
+const { AuthInfo, Connection, Org } = require('@salesforce/core');
 const { BASE, step, end, revoke, leads, assert } = require('./common.js');
 require('./jsforce_watch.js').watch('@jsforce/jsforce-node');
 
@@ -74,28 +74,6 @@ async function main() {
   await step('metadata', async () => {
     await revoke();
     assert.equal((await connection.metadata.read('CustomObject', 'Account')).label, 'Account');
-  });
-  await step('streaming', async () => {
-    // Its own client: it shakes hands and subscribes; what it does when a session ends is up to the app.
-    await revoke();
-    const org = await Org.create({ connection });
-    let published;
-    const options = new StreamingClient.DefaultOptions(org, '/event/Practice_Event__e', ({ payload }) => ({ completed: payload.Message__c === published }));
-    options.apiVersion = '60.0';
-    published = `${CLIENT} ${Date.now()}`;
-    for (let left = 20; ; left -= 1) {
-      try {
-        const client = await StreamingClient.create(options);
-        client.replay(-2);
-        await client.handshake();
-        await client.subscribe(async () => {
-          await connection.sobject('Practice_Event__e').create({ Message__c: published });
-        });
-        break;
-      } catch (error) {
-        if (!left) throw error;
-      }
-    }
   });
   await step('only-loopback', () => assert(!fs.existsSync(process.env.STRAY_CALLS), 'it called others'));
   end();

@@ -12,6 +12,7 @@ mod admin;
 #[cfg(feature = "demo")]
 mod binary;
 mod check;
+mod conformance;
 #[cfg(feature = "demo")]
 mod data_cloud;
 mod docs;

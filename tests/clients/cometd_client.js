@@ -3,7 +3,7 @@
 
 const { adapt } = require('cometd-nodejs-client');
 const { CometD } = require('cometd');
-const { BASE, DATA, step, end, trace } = require('./common.js');
+const { BASE, DATA, step, end, trace, revoke, assert } = require('./common.js');
 const { Events } = require('./events.js');
 
 adapt();
@@ -16,13 +16,33 @@ async function publish(message) {
   return JSON.parse(text);
 }
 
-step('streaming', async () => {
+function newClient() {
+  const client = new CometD();
+  client.unregisterTransport('websocket');
+  client.configure({ url: `${BASE}/cometd/60.0`, appendMessageTypeToURL: false, logLevel: 'error' });
+  return client;
+}
+
+/** Nobody else calls: the handshake itself meets the dead session, and is repeated with another token. */
+const handshake = () => step('handshake', async () => {
+  let good = 0;
+  for (let n = 0; n < 5; n += 1) {
+    const client = newClient();
+    await revoke();
+    good += await new Promise((resolve) => client.handshake((shaken) => resolve(shaken.successful)));
+    await new Promise((resolve) => (client.isDisconnected() ? resolve() : client.disconnect(resolve)));
+  }
+  // The revoker does not wait for handshakes to be repeated, so one may meet a session's end twice.
+  assert(good >= 4, `${good} of 5 handshakes were good`);
+});
+
+const streaming = () => step('streaming', async () => {
   const events = new Events(publish);
   // A dead session is told with `reconnect: none`, after which a client has ended: there is a new one, which goes on after the
   // event that was seen last.
   let current;
   const begin = () => {
-    const client = new CometD();
+    const client = newClient();
     current = client;
     const again = () => {
       if (client !== current || events.over) return;
@@ -31,8 +51,6 @@ step('streaming', async () => {
       setTimeout(begin, 20);
       current = undefined;
     };
-    client.unregisterTransport('websocket');
-    client.configure({ url: `${BASE}/cometd/60.0`, appendMessageTypeToURL: false, logLevel: 'error' });
     // As Salesforce's replay extension does.
     client.registerExtension('replay', {
       incoming(message) {
@@ -54,4 +72,6 @@ step('streaming', async () => {
   begin();
   await events.exchange();
   if (current) await new Promise((resolve) => current.disconnect(resolve));
-}).then(end);
+});
+
+handshake().then(streaming).then(end);

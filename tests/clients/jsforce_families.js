@@ -38,14 +38,14 @@ async function main() {
     const batches = [0, 1].map((part) => ({ batch: job.createBatch(), rows: rows.slice(part * 5_000, (part + 1) * 5_000) }));
     for (const { batch, rows: part } of batches) {
       await revoke();
-      const queued = new Promise((resolve) => batch.once('queue', resolve));
+      const queued = new Promise((resolve, reject) => batch.once('queue', resolve).on('error', reject));
       batch.execute(part);
       // While it is uploaded.
       await revoke();
       await queued;
       await revoke();
       batch.poll(100, 60_000);
-      const results = await new Promise((resolve, reject) => batch.once('response', resolve).once('error', reject));
+      const results = await new Promise((resolve, reject) => batch.once('response', resolve).on('error', reject));
       assert.equal(results.length, 5_000);
       assert(results.every(({ id, success }) => success && id.length === 18));
     }

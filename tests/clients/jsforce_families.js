@@ -30,6 +30,9 @@ async function works(logged) {
   assert.equal((await logged.identity()).organization_id, logged.userInfo.organizationId);
 }
 
+// A batch that failed says so several times, and once to nobody; the step says it, too.
+process.on('unhandledRejection', (error) => console.error(`${error.name}: ${error.message}`));
+
 async function main() {
   await step('bulk1-ingest', async () => {
     const rows = bulk1Leads(COMPANY);

@@ -63,18 +63,21 @@ class Revoker:
         self.revoked = 0
         self.twice_refused = 0
         self.impatient = 0
-        self.last = 0.0
+        self.last = self.quiet_until = 0.0
         self.stop = threading.Event()
         self.errors = []
 
-    def revoke(self):
+    def revoke(self, quiet=0.0):
+        """Ends all sessions; then none for `quiet` seconds, for those whose repeats are not waited for."""
         with self.lock:
+            time.sleep(max(0.0, self.quiet_until - time.monotonic()))
             if json.loads(fetch(self.org + "/control/stats"))["live_sessions"] == 0:
                 return  # dead already, and nobody has called since
             self.wait_for_repeats()
             fetch(self.proxy + "/services/data/v60.0/limits")
             self.revoked += json.loads(fetch(self.org + "/control/revoke", "POST"))["revoked"]
             self.last = time.monotonic()
+            self.quiet_until = self.last + quiet
 
     def wait_for_repeats(self):
         """Until as many calls were repeated as were refused. A call that was refused twice counts once among the repeats: what
@@ -118,9 +121,10 @@ class Revoker:
             def do_POST(self):
                 self.rfile.read(int(self.headers.get("content-length") or 0))
                 try:
-                    if self.path != "/control/revoke":
+                    path, _, quiet = self.path.partition("?quiet=")
+                    if path != "/control/revoke":
                         raise ValueError("only /control/revoke")
-                    revoker.revoke()
+                    revoker.revoke(float(quiet or 0))
                     self.say(200, b"{}")
                 except Exception as error:
                     self.say(500, json.dumps({"error": str(error)}).encode())

@@ -63,7 +63,9 @@ impl CallError {
     /// In the shape of the family that was called.
     pub fn response(&self, surface: Option<Surface>) -> Response<Bytes> {
         let row = self.row();
-        let mut response = match surface.map(|surface| surface.row().told) {
+        let told = surface.map(|surface| surface.row().told);
+        // Whoever came without HTTP/2 is no gRPC client.
+        let mut response = match told.filter(|_| !matches!(self, Self::NeedsHttp2)) {
             Some(Told::SoapFault | Told::FuelFault) => soap_fault(&row),
             Some(Told::BulkError) => bulk_error(&row),
             Some(Told::RpcStatus) => rpc_status(&row),
@@ -302,7 +304,7 @@ fn upstream_row(error: &UpstreamError) -> Row {
             "http_response_timeout",
             Outcome::Timeout,
         ),
-        UpstreamError::Broke { .. } => (
+        UpstreamError::Broke { .. } | UpstreamError::NotProcessed { .. } => (
             StatusCode::BAD_GATEWAY,
             "SFPROXY_ORG_BROKE_OFF",
             "connection_terminated",

@@ -419,7 +419,10 @@ impl Upstream {
         };
         let name = ServerName::try_from(instance.host.clone()).map_err(|e| unreachable(e.into()))?;
         let tls = tls.connect(name, tcp).await;
-        let tls = tls.map_err(|cause| UpstreamError::Tls { host: host(), cause })?;
+        let tls = tls.map_err(|cause| match none_of_the_protocols(&cause) {
+            true if wanted == Protocol::Http2 => UpstreamError::NoHttp2 { host: host() },
+            _ => UpstreamError::Tls { host: host(), cause },
+        })?;
         let http2 = tls.get_ref().1.alpn_protocol() == Some(HTTP2);
         if wanted == Protocol::Http2 && !http2 {
             return Err(UpstreamError::NoHttp2 { host: host() });
@@ -484,6 +487,13 @@ impl Upstream {
         let task = self.tasks.spawn(async move { drop(connection.await) });
         Ok(Lease::Http1(self.pool.lease(sender, task.abort_handle(), instance)))
     }
+}
+
+/// Whether a server says that it speaks nothing of what ALPN offers; others choose HTTP/1.1 all the same.
+fn none_of_the_protocols(error: &std::io::Error) -> bool {
+    let alert = rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
+    let found = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    found == Some(&alert)
 }
 
 /// What ended a call without an answer. Two of them are HTTP/2's ways to say that it was not processed (RFC 9113 §8.7).

@@ -112,7 +112,12 @@ impl Wire {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        // As gRPC clients do it: what one stream leaves unread does not hold up the others.
+        let (send, connection) = h2::client::Builder::new()
+            .initial_connection_window_size(16 << 20)
+            .handshake(stream)
+            .await
+            .unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);
         Self {

@@ -387,7 +387,8 @@ impl Proxy {
         let told = surface.row().told;
         // These say it with any status.
         if matches!(told, Told::BayeuxMessage | Told::RpcStatus) {
-            if response.status() != StatusCode::OK {
+            // A handshake has been judged whole.
+            if response.status() != StatusCode::OK || call.handshake {
                 return;
             }
             let suspect = Suspect {

@@ -40,6 +40,8 @@ impl Site {
             "upstream": {"ca_file": files.ca_file},
         });
         let mut config = config::from_yaml(&yaml.to_string(), "test", &Vars::default()).unwrap();
+        // Tests end with streams open.
+        config.shutdown.drain = Duration::from_millis(200);
         adapt(&mut config);
         let app = Running::start_with(config, tempfile::tempdir().unwrap()).await;
         Self { org, app, files }

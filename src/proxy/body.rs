@@ -282,6 +282,11 @@ impl Upload {
         }
     }
 
+    /// Whether there is no body at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The call has its answer and will not be repeated: what is still to come is not kept, and what was is let go once it
     /// has been sent (a stream's request may go on for days).
     pub fn settle(&self) {

@@ -63,12 +63,11 @@ impl CallError {
     /// In the shape of the family that was called.
     pub fn response(&self, surface: Option<Surface>) -> Response<Bytes> {
         let row = self.row();
-        let told = surface.map(|surface| surface.row().told);
-        // Whoever came without HTTP/2 is no gRPC client.
-        let mut response = match told.filter(|_| !matches!(self, Self::NeedsHttp2)) {
+        let mut response = match surface.map(|surface| surface.row().told) {
             Some(Told::SoapFault | Told::FuelFault) => soap_fault(&row),
             Some(Told::BulkError) => bulk_error(&row),
-            Some(Told::RpcStatus) => rpc_status(&row),
+            // Who speaks HTTP/1.1 reads no status of gRPC's.
+            Some(Told::RpcStatus) if !matches!(self, Self::NeedsHttp2) => rpc_status(&row),
             Some(Told::Never) => oauth_error(&row),
             _ => rest_error(&row),
         };

@@ -14,6 +14,8 @@ mod binary;
 mod check;
 mod conformance;
 #[cfg(feature = "demo")]
+mod cometd;
+#[cfg(feature = "demo")]
 mod data_cloud;
 mod docs;
 mod egress;
@@ -21,6 +23,8 @@ mod egress;
 mod flows;
 mod guard;
 mod hard_cases;
+#[cfg(feature = "demo")]
+mod http2;
 #[cfg(feature = "demo")]
 mod login;
 #[cfg(all(feature = "demo", target_os = "linux"))]
@@ -33,10 +37,14 @@ mod platforms;
 mod practice;
 #[cfg(feature = "demo")]
 mod program;
+#[cfg(feature = "demo")]
+mod pub_sub;
 mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;
+#[cfg(feature = "demo")]
+mod site;
 #[cfg(feature = "demo")]
 mod stages;
 #[cfg(all(feature = "demo", unix))]

@@ -11,6 +11,7 @@ mod support;
 mod admin;
 #[cfg(feature = "demo")]
 mod binary;
+mod bulk1;
 mod check;
 #[cfg(feature = "demo")]
 mod data_cloud;
@@ -20,6 +21,7 @@ mod egress;
 mod flows;
 mod guard;
 mod hard_cases;
+mod local_login;
 #[cfg(feature = "demo")]
 mod login;
 #[cfg(all(feature = "demo", target_os = "linux"))]
@@ -36,6 +38,7 @@ mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;
+mod soap;
 #[cfg(feature = "demo")]
 mod stages;
 #[cfg(all(feature = "demo", unix))]

@@ -108,7 +108,7 @@ impl Door {
         let call = door.prepare(request, &mut record);
         async move {
             let answered = match call {
-                Ok(call) => door.answer(call, &mut record).await,
+                Ok(mut call) => door.answer(&mut call, &mut record).await,
                 Err(error) => Err(error),
             };
             match answered {
@@ -224,28 +224,30 @@ impl Door {
         Ok(Arc::clone(elsewhere.unwrap_or(&self.proxy.own)))
     }
 
-    async fn answer(&self, mut call: Call, record: &mut Record) -> Result<Reply, CallError> {
+    async fn answer(&self, call: &mut Call, record: &mut Record) -> Result<Reply, CallError> {
         if call.head.surface == Surface::LocalLogin {
             // Boxed, like all that most calls do not need.
-            return Box::pin(self.login_by_parameters(&call, record)).await;
+            return Box::pin(self.login_by_parameters(call, record)).await;
         }
-        if call.is_read_ahead()
-            && let Some(login) = Box::pin(self.look_ahead(&mut call, record)).await?
+        if read_ahead::wanted(call.head.surface)
+            && (call.head.method == Method::POST || !call.upload.is_empty())
+            && let Some(login) = Box::pin(self.look_ahead(call, record)).await?
         {
-            return Box::pin(self.login(&login, &call, record)).await;
+            return Box::pin(self.login(&login, call, record)).await;
         }
         let proxy = &*self.proxy;
-        let (answer, token) = proxy.call(&call, record).await?;
+        let call = &*call;
+        let (answer, token) = proxy.call(call, record).await?;
         // The answer passes: there is no repeat any more.
         call.upload.settle();
         let mut response = answer.response;
         if call.head.surface == Surface::Identity
             && response.status() == StatusCode::FORBIDDEN
-            && let Some(own) = self.userinfo(&call, &token)
+            && let Some(own) = self.userinfo(call, &token)
         {
             return Ok(Reply::Own(own));
         }
-        proxy.watch(&call, &token, &mut response);
+        proxy.watch(call, &token, &mut response);
         proxy.calls.see_limits(response.headers());
         let instance = token.instance_for(call.head.target.path());
         let headers = response.headers_mut();
@@ -546,13 +548,6 @@ impl Proxy {
 }
 
 impl Call {
-    /// An envelope has its session whatever the method; what has no body is no call of an operation, as `GET …?wsdl`.
-    fn is_read_ahead(&self) -> bool {
-        let surface = self.head.surface;
-        read_ahead::wanted(surface)
-            && (self.head.method == Method::POST || (in_the_body(surface) && !self.upload.is_complete()))
-    }
-
     /// Whether the org has to look at the token to answer.
     fn carries_the_token(&self) -> bool {
         match in_the_body(self.head.surface) {

@@ -20,6 +20,7 @@ use sf_token_proxy::{
     config::{OrgName, Vars, env, from_yaml},
     proxy::{
         body::{NotKept, UploadError},
+        envelope::Unfit,
         error::CallError,
         guard::Refusal as Guarded,
         record::{Outcome, Repeat},
@@ -224,6 +225,56 @@ fn every_command_is_in_the_readme() {
     assert_eq!(documented, commands);
 }
 
+// API families
+
+#[test]
+fn the_table_of_families_is_what_the_code_says() {
+    use sf_token_proxy::proxy::surface::{Host, Placement, Protocol, TABLE, Told};
+    let mut table =
+        "| Paths | In metrics | The token goes | To | A dead one is told by |\n|---|---|---|---|---|\n".to_owned();
+    for row in &TABLE {
+        let paths: Vec<String> = row.paths.split(", ").map(quoted_path).collect();
+        let token = match row.token {
+            Placement::Bearer => "into `Authorization`",
+            Placement::SessionHeader => "into `X-SFDC-Session`",
+            Placement::Envelope => "into the envelope, `SessionHeader/sessionId`",
+            Placement::Fuel => "into the envelope, `fueloauth`",
+            Placement::Metadata => "into the metadata: `accesstoken`, `instanceurl`, `tenantid`",
+            Placement::Nowhere => "nowhere",
+        };
+        let host = match (row.host, row.protocol) {
+            (Host::Here, _) => "nobody: it is answered here",
+            (Host::PubSub, _) => "`pub_sub.endpoint`, over HTTP/2",
+            (Host::Instance, Protocol::Http1) => "the token's host, over HTTP/1.1 always",
+            (Host::Instance, _) => "the token's host",
+        };
+        let told = match row.told {
+            Told::RestError => "401 `INVALID_SESSION_ID`",
+            Told::IdentityText => "403 `Bad_OAuth_Token`, or as REST",
+            Told::BulkError => "400 `InvalidSessionId`",
+            Told::SoapFault => "500 with the fault `INVALID_SESSION_ID`",
+            Told::BayeuxMessage => "200 with a message `401::…`",
+            Told::RpcStatus => "a status with the code `…service.auth.error`",
+            Told::Any401 => "any 401",
+            Told::FuelFault => "any 401, or a fault that says so (not confirmed)",
+            Told::Never => "",
+        };
+        table.push_str(&format!(
+            "| {} | `{}` | {token} | {host} | {told} |\n",
+            paths.join(", "),
+            row.word
+        ));
+    }
+    is_current("README.md", "families", &table);
+}
+
+fn quoted_path(path: &str) -> String {
+    match path.starts_with('/') {
+        true => format!("`{path}`"),
+        false => path.to_owned(),
+    }
+}
+
 // Failures
 
 /// A broken connection's error; hyper gives none without a connection.
@@ -264,7 +315,11 @@ async fn the_failure_table_lists_every_error_of_ours() {
             host: host(),
             cause: broken_connection().await,
         }),
+        CallError::Upstream(UpstreamError::NoHttp2 { host: host() }),
         CallError::Upload(UploadError::Broke),
+        CallError::Envelope(Unfit::NoBody),
+        CallError::EnvelopeEncoding,
+        CallError::NeedsHttp2,
     ]);
     let told: BTreeSet<(String, String)> = errors
         .iter()

@@ -11,6 +11,7 @@ mod support;
 mod admin;
 #[cfg(feature = "demo")]
 mod binary;
+mod bulk1;
 mod check;
 #[cfg(feature = "demo")]
 mod cometd;
@@ -22,6 +23,7 @@ mod egress;
 mod flows;
 mod guard;
 mod hard_cases;
+mod local_login;
 #[cfg(feature = "demo")]
 mod http2;
 #[cfg(feature = "demo")]
@@ -42,6 +44,7 @@ mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;
+mod soap;
 #[cfg(feature = "demo")]
 mod site;
 #[cfg(feature = "demo")]

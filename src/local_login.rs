@@ -60,12 +60,21 @@ impl Login {
         }
     }
 
+    /// The answer to who leaves: it says nothing of a token, and needs none.
+    pub fn farewell(&self) -> Option<Response<Bytes>> {
+        match self {
+            Self::Revoke => Some(revoked()),
+            Self::SoapLogout { namespace } => Some(logged_out(namespace)),
+            Self::Token { .. } | Self::DataCloud | Self::SoapLogin { .. } => None,
+        }
+    }
+
     /// `base` is the address that the caller used, without a slash at its end.
     pub fn answer(&self, base: &str, token: &Token) -> Response<Bytes> {
         let who = Who::of(token);
         match self {
             Self::Token { grant_type } => json_answer(&token_fields(base, &who, grant_type, token.minted_at)),
-            Self::Revoke => answer("text/html;charset=UTF-8", String::new()),
+            Self::Revoke => revoked(),
             Self::DataCloud => json_answer(&json!({
                 "access_token": who.placeholder(),
                 // Without a scheme, as Salesforce answers (SF §5.4).
@@ -75,7 +84,7 @@ impl Login {
                 "expires_in": 7200,
             })),
             Self::SoapLogin { path, namespace } => soap_answer(namespace, &soap_login(base, path, &who)),
-            Self::SoapLogout { namespace } => soap_answer(namespace, "<logoutResponse/>"),
+            Self::SoapLogout { namespace } => logged_out(namespace),
         }
     }
 }
@@ -175,6 +184,14 @@ fn version_in(path: &str) -> &str {
 
 fn xml(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+fn revoked() -> Response<Bytes> {
+    answer("text/html;charset=UTF-8", String::new())
+}
+
+fn logged_out(namespace: &str) -> Response<Bytes> {
+    soap_answer(namespace, "<logoutResponse/>")
 }
 
 fn soap_answer(namespace: &str, content: &str) -> Response<Bytes> {

@@ -95,7 +95,7 @@ pub enum UploadError {
     Stalled,
     #[error("a newer attempt of this call reads the body")]
     Superseded,
-    #[error("the request body is not what its Content-Encoding gzip promises")]
+    #[error("the request body is no whole gzip, as its Content-Encoding says: send it as it is, or compress all of it")]
     NotGzip,
 }
 
@@ -192,6 +192,9 @@ impl Upload {
 
     /// A gzipped body, read and sent as what is in it.
     pub fn inflated(source: Incoming, store: &Store, idle: Duration) -> Self {
+        if source.is_end_stream() {
+            return Self(None);
+        }
         Self::of(Source::Gzip(Box::new(Inflate::new(source))), store, idle)
     }
 

@@ -118,7 +118,9 @@ pub fn read(head: &[u8], complete: bool, credential: Credential<'_>) -> Result<R
 /// The namespace of the WSDL that a SOAP path names, as in `/services/Soap/u/60.0`. A leading `//` is as good, and so is `v60.0`.
 pub fn namespace_of(path: &str) -> Option<String> {
     let inner = path.strip_prefix('/')?.trim_start_matches('/');
-    let wsdl = inner.strip_prefix("services/Soap/")?;
+    let wsdl = inner
+        .strip_prefix("services/Soap/")
+        .or_else(|| inner.strip_prefix("services/soap/"))?;
     let (kind, rest) = wsdl.split_once('/').unwrap_or((wsdl, ""));
     let namespace = match kind {
         "u" => "urn:partner.soap.sforce.com",

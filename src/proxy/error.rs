@@ -97,6 +97,9 @@ impl CallError {
                 retry_after: Some(error.retry_after),
             },
             Self::Upstream(error) => upstream_row(error),
+            Self::Upload(UploadError::NotGzip) => {
+                bad_request("SFPROXY_SOAP_ENCODING", UploadError::NotGzip.to_string())
+            }
             Self::Upload(error) => Row {
                 status: StatusCode::REQUEST_TIMEOUT,
                 code: "SFPROXY_REQUEST_BODY",

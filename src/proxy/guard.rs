@@ -6,7 +6,7 @@
 
 use http::{Method, Version, header, request::Parts};
 
-use super::surface::{PathRefusal, Serves, Surface, surface};
+use super::surface::{PathRefusal, Serves, Surface, Told, surface};
 use crate::config::Listener;
 
 /// What one listener lets pass.
@@ -104,6 +104,13 @@ impl Rules {
             self.check_login()?;
         }
         Ok(found)
+    }
+
+    /// The family of a refused call's path: it says what the caller understands.
+    pub fn family(&self, path: &str, version: Version) -> Option<Surface> {
+        let found = surface(path, self.serves, &self.extra_paths).ok();
+        // gRPC's errors are none to who does not speak HTTP/2.
+        found.filter(|found| found.row().told != Told::RpcStatus || version == Version::HTTP_2)
     }
 
     /// Whether logins are answered here. They are never passed on: the org would give the app a session of its own.

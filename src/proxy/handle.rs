@@ -137,7 +137,7 @@ impl Door {
         let mut record = Record::start(&self.proxy.calls, request.method());
         self.proxy.calls.guard_refused(Refusal::PlainHttp);
         let error = CallError::Guard(Refusal::PlainHttp);
-        let mut response = error.response(None);
+        let mut response = error.response(self.rules.family(request.uri().path(), request.version()));
         // HTTP/2 has no such header.
         if request.version() < Version::HTTP_2 {
             let close = HeaderValue::from_static("close");
@@ -152,7 +152,10 @@ impl Door {
     fn prepare(&self, request: Request<Incoming>, record: &mut Record) -> Result<Call, CallError> {
         let proxy = &*self.proxy;
         let (mut parts, body) = request.into_parts();
-        let surface = self.rules.check(&parts).map_err(|refusal| self.refuse(refusal))?;
+        let surface = self.rules.check(&parts).map_err(|refusal| {
+            record.called(self.rules.family(parts.uri.path(), parts.version));
+            self.refuse(refusal)
+        })?;
         record.surface(surface);
         if surface.row().told == Told::RpcStatus && parts.version != Version::HTTP_2 {
             return Err(CallError::NeedsHttp2);
@@ -299,6 +302,9 @@ impl Door {
 
     /// A login is good when the proxy's own is: an app that could not call should hear of it here.
     async fn login(&self, login: &Login, call: &Call, record: &mut Record) -> Result<Reply, CallError> {
+        if let Some(farewell) = login.farewell() {
+            return Ok(Reply::Own(farewell));
+        }
         let token = waiting(record, call.account.tokens.get()).await?;
         let base = call.base.as_deref().unwrap_or_default();
         Ok(Reply::Own(login.answer(base, &token)))
@@ -334,6 +340,9 @@ fn upload_to_edit(headers: &mut HeaderMap, body: Incoming, store: &Store, idle: 
         return Err(Unfit::Encoding.into());
     }
     headers.remove(header::CONTENT_LENGTH);
+    if headers.get_all(header::CONTENT_ENCODING).iter().nth(1).is_some() {
+        return Err(CallError::EnvelopeEncoding);
+    }
     let encoding = headers.remove(header::CONTENT_ENCODING);
     match encoding
         .as_ref()
@@ -406,7 +415,7 @@ impl Proxy {
                 _ => Watch::trailers(report),
             };
             response.body_mut().watch(watch);
-        } else if proves_the_token(response.status()) && !is_list_of_versions(call.head.target.path()) {
+        } else if proves_the_token(response.status()) && call.carries_the_token() {
             call.account.tokens.worked(token.generation);
         }
     }
@@ -544,6 +553,14 @@ impl Proxy {
 }
 
 impl Call {
+    /// Whether the org has to look at the token to answer.
+    fn carries_the_token(&self) -> bool {
+        match in_the_body(self.head.surface) {
+            true => !self.head.edits.is_empty(),
+            false => !is_list_of_versions(self.head.target.path()),
+        }
+    }
+
     /// A good status that may turn out bad in what follows at once: a handshake, or an RPC that is no stream.
     fn says_more_at_once(&self) -> bool {
         const UNARY: [&str; 3] = ["/GetTopic", "/GetSchema", "/Publish"];

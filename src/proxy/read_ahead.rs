@@ -64,17 +64,19 @@ pub async fn read_ahead(surface: Surface, path: &str, upload: &Upload) -> Result
         if envelope.operation.namespace.is_empty() {
             fallback.clone_into(&mut envelope.operation.namespace);
         }
-        if is_session(&envelope.operation) {
+        if is_session(&envelope.operation, fallback) {
             return Ok(Ahead::Session(envelope.operation));
         }
     }
     Ok(Ahead::Edits(envelope.edits))
 }
 
-/// The org's own operations; a class may have one of the same name in a namespace of its own.
-fn is_session(operation: &Operation) -> bool {
-    let of_the_org = operation.namespace.starts_with("urn:") && operation.namespace.ends_with(".soap.sforce.com");
-    of_the_org && matches!(operation.name.as_str(), "login" | "logout")
+/// The org's own operations. A class may have one of the same name in a namespace of its own; elsewhere one with a wrong namespace
+/// would take the app's password to the org for nothing.
+fn is_session(operation: &Operation, path_namespace: &str) -> bool {
+    let of_the_org = |namespace: &str| namespace.starts_with("urn:") && namespace.ends_with(".soap.sforce.com");
+    let is_one = matches!(operation.name.as_str(), "login" | "logout");
+    is_one && (of_the_org(&operation.namespace) || of_the_org(path_namespace))
 }
 
 fn is_handshake(body: &[u8]) -> bool {
@@ -92,16 +94,20 @@ mod tests {
 
     #[test]
     fn only_the_orgs_own_logins_are_logins() {
-        let is = |namespace: &str, name: &str| {
-            is_session(&Operation {
+        let at = |path_namespace: &str, namespace: &str, name: &str| {
+            let operation = Operation {
                 namespace: namespace.into(),
                 name: name.into(),
-            })
+            };
+            is_session(&operation, path_namespace)
         };
+        let is = |namespace: &str, name: &str| at("", namespace, name);
         assert!(is("urn:partner.soap.sforce.com", "login"));
         assert!(is("urn:enterprise.soap.sforce.com", "logout"));
         assert!(!is("urn:partner.soap.sforce.com", "query"));
         assert!(!is("http://soap.sforce.com/schemas/class/Account", "login"));
+        assert!(at("urn:partner.soap.sforce.com", "urn:misspelt", "login"));
+        assert!(!at("urn:partner.soap.sforce.com", "urn:misspelt", "query"));
     }
 
     #[test]

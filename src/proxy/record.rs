@@ -240,6 +240,8 @@ pub struct Record {
     calls: Arc<Calls>,
     method: MethodWord,
     surface: Option<Surface>,
+    /// Whose errors the caller understands.
+    family: Option<Surface>,
     status: u16,
     outcome: Outcome,
     started: Instant,
@@ -257,6 +259,7 @@ impl Record {
             method: MethodWord::of(method.as_str()),
             calls: Arc::clone(calls),
             surface: None,
+            family: None,
             status: 0,
             // Until somebody says otherwise: dropped on the way.
             outcome: Outcome::Cancelled,
@@ -267,13 +270,20 @@ impl Record {
         }
     }
 
+    /// What the call counts as.
     pub fn surface(&mut self, surface: Surface) {
         self.surface = Some(surface);
+        self.family.get_or_insert(surface);
     }
 
-    /// The family that the call belongs to, once it is known.
+    /// The family whose path was called, though the call may count as another's or as nobody's.
+    pub fn called(&mut self, family: Option<Surface>) {
+        self.family = family;
+    }
+
+    /// Whose errors the caller understands, once it is known.
     pub fn family(&self) -> Option<Surface> {
-        self.surface
+        self.family
     }
 
     /// Adds time that was not ours.

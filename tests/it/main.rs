@@ -11,6 +11,7 @@ mod support;
 mod admin;
 #[cfg(feature = "demo")]
 mod binary;
+mod bulk1;
 mod check;
 mod conformance;
 #[cfg(feature = "demo")]
@@ -23,6 +24,7 @@ mod egress;
 mod flows;
 mod guard;
 mod hard_cases;
+mod local_login;
 #[cfg(feature = "demo")]
 mod http2;
 #[cfg(feature = "demo")]
@@ -43,6 +45,7 @@ mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;
+mod soap;
 #[cfg(feature = "demo")]
 mod site;
 #[cfg(feature = "demo")]

@@ -1,14 +1,17 @@
 //! Clouds beside the core (SF §5.5): their token requests, their hosts, their refusals; and several orgs in one proxy.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use serde_json::{Value, json};
 use sf_token_proxy::config::{self, Vars};
 
-use crate::support::{RawOrg, Running, Script, call};
+use crate::support::{RawOrg, Reply, Running, Script, call};
 
 /// A cloud's API: takes the newest token, and refuses with a 401 of its own while told to.
 struct Cloud {
@@ -51,6 +54,13 @@ async fn app(orgs: Value, listeners: Value, secret: &std::path::Path) -> Running
     Running::start_with(config, tempfile::tempdir().unwrap()).await
 }
 
+/// A call of Marketing Cloud's SOAP service.
+async fn retrieve(proxy: SocketAddr) -> Reply {
+    let envelope = "<Envelope xmlns=\"http://schemas.xmlsoap.org/soap/envelope/\"><Body><RetrieveRequestMsg xmlns=\"http://exacttarget.com/wsdl/partnerAPI\"/></Body></Envelope>";
+    let lines = format!("POST /Service.asmx HTTP/1.1\nContent-Length: {}", envelope.len());
+    call(proxy, &lines, envelope.as_bytes()).await
+}
+
 fn one_listener() -> Value {
     json!([{"address": "127.0.0.1:0"}])
 }
@@ -82,8 +92,8 @@ async fn flow_oauth2_client_credentials_is_proven() {
 
     let reply = call(app.proxy, "GET /asset/v1/content/assets?$page=1 HTTP/1.1", b"").await;
     assert_eq!(reply.status, 200, "{}", reply.text());
-    let reply = call(app.proxy, "POST /Service.asmx HTTP/1.1\nContent-Length: 2", b"<>").await;
-    assert_eq!(reply.status, 200);
+    let reply = retrieve(app.proxy).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
     let sent = login.seen();
     assert_eq!(sent[0].line(), "POST /v2/token HTTP/1.1");
     assert_eq!(sent[0].header("content-type"), ["application/json"]);
@@ -258,8 +268,7 @@ async fn flow_oauth2_client_credentials_survives_a_restart() {
         let config = config::from_yaml(&yaml.to_string(), "test", &Vars::default()).unwrap();
         let app = Running::start_with(config, tempfile::tempdir().unwrap()).await;
         assert_eq!(call(app.proxy, "GET /asset/v1/x HTTP/1.1", b"").await.status, 200);
-        let soap_call = "POST /Service.asmx HTTP/1.1\nContent-Length: 2";
-        assert_eq!(call(app.proxy, soap_call, b"<>").await.status, 200);
+        assert_eq!(retrieve(app.proxy).await.status, 200);
         app.stop().await;
         assert_eq!((rest.org.seen().len(), soap.org.seen().len()), (n, n));
     }

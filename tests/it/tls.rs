@@ -87,7 +87,7 @@ fn client(ca: &Path, alpn: &[&str]) -> ClientConfig {
     config
 }
 
-async fn shake(address: SocketAddr, ca: &Path, alpn: &[&str]) -> io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn shake(address: SocketAddr, ca: &Path, alpn: &[&str]) -> io::Result<TlsStream<TcpStream>> {
     shake_as(address, Arc::new(client(ca, alpn)), "localhost").await
 }
 

@@ -13,9 +13,9 @@ mod admin;
 mod binary;
 mod bulk1;
 mod check;
-mod conformance;
 #[cfg(feature = "demo")]
 mod cometd;
+mod conformance;
 #[cfg(feature = "demo")]
 mod data_cloud;
 mod docs;
@@ -24,9 +24,9 @@ mod egress;
 mod flows;
 mod guard;
 mod hard_cases;
-mod local_login;
 #[cfg(feature = "demo")]
 mod http2;
+mod local_login;
 #[cfg(feature = "demo")]
 mod login;
 #[cfg(all(feature = "demo", target_os = "linux"))]
@@ -45,9 +45,9 @@ mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;
-mod soap;
 #[cfg(feature = "demo")]
 mod site;
+mod soap;
 #[cfg(feature = "demo")]
 mod stages;
 #[cfg(all(feature = "demo", unix))]

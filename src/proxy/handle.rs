@@ -173,6 +173,8 @@ impl Door {
             true => upload_to_edit(&mut parts.headers, body, &proxy.store, idle)?,
             false => Upload::new(body, &proxy.store, idle),
         };
+        let target = parts.uri.into_parts().path_and_query;
+        let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
         Ok(Call {
             account,
             upload,
@@ -181,11 +183,10 @@ impl Door {
             head: Head {
                 surface,
                 method: parts.method,
-                target: parts
-                    .uri
-                    .into_parts()
-                    .path_and_query
-                    .unwrap_or_else(|| PathAndQuery::from_static("/")),
+                target: match surface {
+                    Surface::Identity => without_credential(target),
+                    _ => target,
+                },
                 headers: parts.headers,
                 edits: Vec::new(),
             },
@@ -353,6 +354,26 @@ fn upload_to_edit(headers: &mut HeaderMap, body: Incoming, store: &Store, idle: 
         Some(encoding) if encoding == b"gzip" || encoding == b"x-gzip" => Ok(Upload::inflated(body, store, idle)),
         Some(_) => Err(CallError::EnvelopeEncoding),
     }
+}
+
+/// jsforce asks the identity service with its token in the query, where the org might prefer it to the header (not
+/// confirmed). The token goes into the header alone.
+fn without_credential(target: PathAndQuery) -> PathAndQuery {
+    let is_credential = |pair: &&str| matches!(pair.split('=').next(), Some("oauth_token" | "access_token"));
+    let Some(query) = target
+        .query()
+        .filter(|query| query.split('&').any(|pair| is_credential(&pair)))
+    else {
+        return target;
+    };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_credential(pair)).collect();
+    let path = target.path();
+    let text = match kept.is_empty() {
+        true => path.to_owned(),
+        false => format!("{path}?{}", kept.join("&")),
+    };
+    // Parts of a target are a target.
+    PathAndQuery::try_from(text).unwrap_or(target)
 }
 
 /// The `charset` of a `Content-Type`.
@@ -664,6 +685,27 @@ impl Drop for OutgoingBody {
         // A body that has ended is not asked again by the server, nor is one without bytes; and ours cannot break off.
         if matches!(self.kind, Kind::Own(_)) || self.is_end_stream() {
             self.record.finished(self.outcome);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_loses_a_token_and_nothing_else() {
+        let table = [
+            ("/id/00D/005?format=json&oauth_token=00D!x", "/id/00D/005?format=json"),
+            ("/id/00D/005?oauth_token=00D!x", "/id/00D/005"),
+            ("/id/00D/005?access_token=a&b=%20c&oauth_token", "/id/00D/005?b=%20c"),
+            ("/id/00D/005?version=latest", "/id/00D/005?version=latest"),
+            ("/id/00D/005?", "/id/00D/005?"),
+            ("//services/oauth2/userinfo", "//services/oauth2/userinfo"),
+        ];
+        for (came, expected) in table {
+            let target = PathAndQuery::try_from(came).unwrap();
+            assert_eq!(without_credential(target).as_str(), expected);
         }
     }
 }

@@ -176,7 +176,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
         ),
         (
             "/services/soap/u/v60.0",
-            "<s:Envelope xmlns:s='http://www.w3.org/2003/05/soap-envelope'><s:Header><SessionHeader xmlns='urn:partner.soap.sforce.com'><sessionId[[/>|>{T}</sessionId>]]</SessionHeader></s:Header><s:Body><query xmlns='urn:partner.soap.sforce.com'/></s:Body></s:Envelope>",
+            "<s:Envelope xmlns:s='http://www.w3.org/2003/05/soap-envelope'><s:Header><SessionHeader xmlns='urn:partner.soap.sforce.com'><sessionId[[/>|>{T}</sessionId>]]</SessionHeader></s:Header><s:Body><query xmlns=''/></s:Body></s:Envelope>",
         ),
         (
             "/services/Soap/c/60.0",
@@ -704,9 +704,10 @@ async fn by_hand(adapt: impl FnOnce(&mut config::Config)) -> (TcpListener, RawOr
 
 async fn read_until_ends_with(stream: &mut TcpStream, seen: &mut Vec<u8>, end: &[u8]) {
     while !seen.ends_with(end) {
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_buf(seen)).await;
         assert!(
-            stream.read_buf(seen).await.unwrap() > 0,
-            "{}",
+            matches!(read, Ok(Ok(1..))),
+            "{read:?} after {}",
             String::from_utf8_lossy(seen)
         );
     }

@@ -626,7 +626,8 @@ async fn an_envelope_that_stalls_before_its_operation_is_given_up() {
     })
     .await;
     let mut stream = begun(&app, "\nContent-Length: 5000", &query()[..150]).await;
-    let reply = read_reply(&mut stream, false).await.unwrap();
+    let reply = tokio::time::timeout(Duration::from_secs(10), read_reply(&mut stream, false)).await;
+    let reply = reply.expect("it is given up").unwrap();
     assert_our_fault(&reply, 408, "SFPROXY_REQUEST_BODY", &["too long"]);
     assert!(org.seen().is_empty());
     assert_eq!(org.connections(), 1, "the login's");
@@ -727,7 +728,8 @@ async fn a_deploy_streams_from_its_operation_on() {
         &format!("{:x}\r\n{start}\r\n", start.len()),
     )
     .await;
-    let (mut org, _) = listener.accept().await.unwrap();
+    let accepted = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
+    let (mut org, _) = accepted.expect("a connection before the body has ended").unwrap();
     let mut seen = Vec::new();
     // The caller has sent nothing more.
     read_until_ends_with(&mut org, &mut seen, b"<ZipFile>\r\n").await;

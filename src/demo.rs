@@ -68,6 +68,8 @@ use std::{
 pub use control::Control;
 pub use faults::{ApiFault, Reply, TokenFault};
 pub use key::{KeyError, PublicKey, RsaKey};
+#[doc(hidden)]
+pub use pubsub::messages as pubsub_messages;
 pub use record::{GrantCounts, Recorded, Stats};
 pub use settings::{
     ExchangeApp, JwtClient, Latency, PasswordUser, SecretClient, Settings, Streaming, Subject, TokenFormat, WebApp,

@@ -7,7 +7,7 @@
 //! 67, pozil/pub-sub-api-java-client 2 and 3). ManagedSubscribe, a beta, is not here: UNIMPLEMENTED.
 
 mod frames;
-pub(crate) mod messages;
+pub mod messages;
 mod publish;
 mod subscribe;
 

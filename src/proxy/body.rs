@@ -99,6 +99,22 @@ pub enum UploadError {
     NotGzip,
 }
 
+/// What the org's connection is told of it: over HTTP/2 the stream is no longer needed, which is nobody's error.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Interrupted {
+    why: UploadError,
+    #[source]
+    reset: h2::Error,
+}
+
+impl From<UploadError> for Interrupted {
+    fn from(why: UploadError) -> Self {
+        let reset = h2::Reason::CANCEL.into();
+        Self { why, reset }
+    }
+}
+
 /// One call's request body: hands out an [`OutBody`] for each attempt. Cheap to clone.
 #[derive(Clone)]
 pub struct Upload(Option<Arc<Shared>>);
@@ -122,6 +138,8 @@ struct State {
     not_kept: Option<NotKept>,
     /// There will be no repeat: nothing more is kept.
     settled: bool,
+    /// The attempt that reads has had all that is kept.
+    caught_up: bool,
     /// The source has been read to its end.
     complete: bool,
     failed: Option<UploadError>,
@@ -192,6 +210,7 @@ impl Upload {
                 trailers: None,
                 not_kept: too_long.then_some(NotKept::TooLong),
                 settled: false,
+                caught_up: false,
                 complete: false,
                 failed: None,
                 last_progress: Instant::now(),
@@ -271,10 +290,15 @@ impl Upload {
         self.0.is_none()
     }
 
-    /// The call has its answer and will not be repeated: what is still to come is not kept.
+    /// The call has its answer and will not be repeated: what is still to come is not kept, and what was is let go once it
+    /// has been sent (a stream's request may go on for days).
     pub fn settle(&self) {
         if let Some(shared) = &self.0 {
-            shared.lock().settled = true;
+            let mut state = shared.lock();
+            state.settled = true;
+            if state.caught_up {
+                state.let_go(&shared.store);
+            }
         }
     }
 
@@ -325,6 +349,7 @@ impl State {
     /// From here on only a new attempt may read; the old one is told.
     fn supersede(&mut self) {
         self.attempt += 1;
+        self.caught_up = false;
         self.last_progress = Instant::now();
         if let Some(reader) = self.reader.take() {
             reader.wake();
@@ -371,6 +396,13 @@ impl State {
         }
         self.kept_cost += cost as u64;
         Ok(())
+    }
+
+    /// What was kept has been sent and is not needed for a repeat.
+    fn let_go(&mut self, store: &Store) {
+        store.give_back(self.kept_cost);
+        self.kept_cost = 0;
+        self.forget();
     }
 
     /// From here on the call is not repeatable.
@@ -477,9 +509,12 @@ impl OutBody {
             return Poll::Ready(Some(Err(error)));
         }
         if let Some(chunk) = state.kept.get(self.next) {
+            let chunk = chunk.clone();
             self.next += 1;
-            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+            state.caught_up = self.next == state.kept.len();
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
+        state.caught_up = true;
         if state.complete {
             return Poll::Ready(match &state.trailers {
                 Some(trailers) if !self.trailers_sent => {
@@ -489,9 +524,9 @@ impl OutBody {
                 _ => None,
             });
         }
-        if state.not_kept.is_some() {
+        if state.not_kept.is_some() || state.settled {
             // What was read ahead has been sent.
-            state.forget();
+            state.let_go(&shared.store);
             self.next = 0;
         }
         let frame = ready!(state.poll_source(shared, &mut self.patience, cx));
@@ -510,9 +545,9 @@ impl OutBody {
 
 impl Body for OutBody {
     type Data = Bytes;
-    type Error = UploadError;
+    type Error = Interrupted;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         let this = &mut *self;
         loop {
             if let Some(piece) = this.splice.as_mut().and_then(|splice| splice.pop()) {
@@ -520,12 +555,12 @@ impl Body for OutBody {
             }
             let frame = ready!(this.poll_original(cx));
             let Some(splice) = &mut this.splice else {
-                return Poll::Ready(frame);
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             };
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(chunk))) => splice.feed(chunk),
                 Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => return Poll::Ready(None),
             }
         }

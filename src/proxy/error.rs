@@ -306,7 +306,7 @@ fn upstream_row(error: &UpstreamError) -> Row {
             "http_response_timeout",
             Outcome::Timeout,
         ),
-        UpstreamError::Broke { .. } => (
+        UpstreamError::Broke { .. } | UpstreamError::NotProcessed { .. } => (
             StatusCode::BAD_GATEWAY,
             "SFPROXY_ORG_BROKE_OFF",
             "connection_terminated",

@@ -397,7 +397,8 @@ impl Proxy {
         let told = surface.row().told;
         // These say it with any status.
         if matches!(told, Told::BayeuxMessage | Told::RpcStatus) {
-            if response.status() != StatusCode::OK {
+            // A handshake has been judged whole.
+            if response.status() != StatusCode::OK || call.handshake {
                 return;
             }
             let suspect = Suspect {
@@ -467,6 +468,10 @@ impl Proxy {
         let body = answer.response.body_mut();
         if surface == Surface::PubSub {
             let trailers = waiting(record, Box::pin(body.look_for_trailers(INSPECT_PATIENCE))).await;
+            // Who is not let in gets no message.
+            if answer.response.body().has_begun() {
+                call.account.tokens.worked(token.generation);
+            }
             return Ok((answer, trailers.map_or(Verdict::Pass, |trailers| rpc_status(&trailers))));
         }
         let seen = waiting(record, Box::pin(body.look_ahead(INSPECT_BYTES, INSPECT_PATIENCE))).await;

@@ -88,6 +88,11 @@ impl InBody {
         trailers
     }
 
+    /// Whether bytes of the answer were looked at.
+    pub fn has_begun(&self) -> bool {
+        self.seen.iter().any(Frame::is_data)
+    }
+
     /// The source has ended; the connection goes back if the request has, too.
     fn ended(&mut self) {
         self.source = None;

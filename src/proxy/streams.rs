@@ -1,13 +1,16 @@
 //! HTTP/2 connections to the org, each shared by many calls.
 //!
 //! Owns: the open connections, by instance, and the count of calls on each. Invariants: a connection takes at most
-//! [`MOST_STREAMS`] calls at one time, the next call gets another connection; one without calls for `pool_idle_timeout` is
-//! closed; one that the org is leaving (GOAWAY) takes no new calls. Units: time in the sweeper's rounds.
+//! [`MOST_STREAMS`] calls at one time, and no more than its server allows; the next call gets another connection; one without
+//! calls for `pool_idle_timeout` is closed; one that the org is leaving (GOAWAY) takes no new calls; of those who need a
+//! connection to the same host one makes it, and the others wait for it. Units: time in the sweeper's rounds.
 
 use std::{
+    future::poll_fn,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -34,10 +37,20 @@ const PING: Duration = Duration::from_secs(30);
 
 pub(super) struct Streams {
     open: Mutex<Vec<Open>>,
+    hosts: Mutex<Vec<Arc<Host>>>,
     /// Counts the sweeper's rounds.
     round: AtomicU64,
     idle: IntGauge,
     in_use: IntGauge,
+}
+
+/// What is known of a host beside its connections. An org has few.
+pub(super) struct Host {
+    instance: Arc<Instance>,
+    /// Whoever makes a connection that many can share has the turn meanwhile.
+    pub(super) turn: tokio::sync::Mutex<()>,
+    /// It chose HTTP/1.1 when it was offered both.
+    pub(super) prefers_http1: AtomicBool,
 }
 
 struct Open {
@@ -51,6 +64,8 @@ struct Open {
 /// Counts the calls of one connection; counted itself, as idle or in use, until the last who holds it lets go.
 struct Connection {
     calls: AtomicUsize,
+    /// How many it takes at one time.
+    most: Arc<AtomicUsize>,
     idle: IntGauge,
     in_use: IntGauge,
 }
@@ -59,6 +74,25 @@ struct Connection {
 pub(super) struct Lease {
     sender: Sender,
     connection: Arc<Connection>,
+}
+
+/// How many calls a connection takes.
+pub(super) struct Allowance(Arc<AtomicUsize>);
+
+impl Allowance {
+    /// Runs the connection to its end, and notes what its server allows.
+    pub(super) async fn kept<C, T>(self, mut connection: C, allowed: impl Fn(&C) -> usize) -> T
+    where
+        C: Future<Output = T> + Unpin,
+    {
+        poll_fn(|cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            let most = allowed(&connection).clamp(1, MOST_STREAMS);
+            self.0.store(most, Ordering::Relaxed);
+            polled
+        })
+        .await
+    }
 }
 
 /// How HTTP/2 is spoken; its tasks are tracked.
@@ -91,6 +125,7 @@ impl Streams {
     pub(super) fn new(idle: IntGauge, in_use: IntGauge) -> Self {
         Self {
             open: Mutex::default(),
+            hosts: Mutex::default(),
             round: AtomicU64::new(0),
             idle,
             in_use,
@@ -106,13 +141,25 @@ impl Streams {
     pub(super) fn take(&self, instance: &Arc<Instance>) -> Option<Lease> {
         let mut open = self.lock();
         let round = self.round.load(Ordering::Relaxed);
-        let found = open.iter_mut().find(|open| {
-            open.instance == *instance
-                && !open.sender.is_closed()
-                && open.connection.calls.load(Ordering::Relaxed) < MOST_STREAMS
-        })?;
+        let found = open
+            .iter_mut()
+            .find(|open| open.instance == *instance && open.has_room())?;
         found.used = round;
         Some(found.lease())
+    }
+
+    pub(super) fn host(&self, instance: &Arc<Instance>) -> Arc<Host> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = hosts.iter().find(|host| host.instance == *instance) {
+            return Arc::clone(host);
+        }
+        let host = Arc::new(Host {
+            instance: Arc::clone(instance),
+            turn: tokio::sync::Mutex::default(),
+            prefers_http1: AtomicBool::new(false),
+        });
+        hosts.push(Arc::clone(&host));
+        host
     }
 
     /// Takes a new connection in, with the place of the call that it was made for.
@@ -123,6 +170,7 @@ impl Streams {
             sender,
             connection: Arc::new(Connection {
                 calls: AtomicUsize::new(0),
+                most: Arc::new(AtomicUsize::new(MOST_STREAMS)),
                 idle: self.idle.clone(),
                 in_use: self.in_use.clone(),
             }),
@@ -156,6 +204,12 @@ impl Streams {
 }
 
 impl Open {
+    /// More calls than the server allows would wait for the others' end: a subscription has none.
+    fn has_room(&self) -> bool {
+        let most = self.connection.most.load(Ordering::Relaxed);
+        self.connection.calls.load(Ordering::Relaxed) < most && !self.sender.is_closed()
+    }
+
     fn lease(&self) -> Lease {
         let connection = Arc::clone(&self.connection);
         if connection.calls.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -170,6 +224,11 @@ impl Open {
 }
 
 impl Lease {
+    /// To be told how many calls the server allows, when it says so.
+    pub(super) fn allowance(&self) -> Allowance {
+        Allowance(Arc::clone(&self.connection.most))
+    }
+
     pub(super) fn sender(&mut self) -> &mut Sender {
         &mut self.sender
     }

@@ -15,10 +15,7 @@
 use std::{
     error::Error as StdError,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -98,6 +95,14 @@ pub enum UpstreamError {
     ConnectTimeout { host: String, after: Duration },
     #[error("{host} did not answer within upstream.response_timeout ({after:?})")]
     ResponseTimeout { host: String, after: Duration },
+    #[error(
+        "{host} does not take the call: it refuses streams or leaves its connections (GOAWAY); it has not processed the call"
+    )]
+    NotProcessed {
+        host: String,
+        #[source]
+        cause: hyper::Error,
+    },
     #[error("{host} broke off before it answered; whether it acted on the call is not known")]
     Broke {
         host: String,
@@ -129,10 +134,6 @@ pub struct Upstream {
     http2: http2::Builder<Tracked>,
     pool: Arc<Pool>,
     streams: Streams,
-    /// Who makes a connection that many can share lets the others wait for it.
-    connecting: tokio::sync::Mutex<()>,
-    /// The org chose HTTP/1.1 when it was offered both.
-    prefers_http1: AtomicBool,
     /// Where Pub/Sub is.
     pub_sub: Arc<Instance>,
     /// Every open connection's task.
@@ -209,8 +210,6 @@ impl Upstream {
             http2: streams::builder(tasks.clone()),
             pool: Pool::new(settings.pool_max_idle, gauge("idle"), gauge("in_use")),
             streams: Streams::new(gauge("idle"), gauge("in_use")),
-            connecting: tokio::sync::Mutex::default(),
-            prefers_http1: AtomicBool::new(false),
             pub_sub: Arc::new(pub_sub),
             tasks,
         }
@@ -277,25 +276,29 @@ impl Upstream {
             reconnected = true;
             let given_back = broke.take_message().is_some();
             let cause = broke.into_error();
-            let refused = refused_stream(&cause);
+            let end = End::of(&cause);
+            let shared = matches!(lease, Lease::Http2(_));
             if let Lease::Http2(lease) = &lease
-                && refused != Some(Refused::Stream)
+                && !matches!(end, End::Stream | End::RefusedStream)
             {
                 self.streams.forget(lease);
             }
             if reused && given_back {
                 continue;
             }
-            let may_repeat = upload.failure().is_none() && upload.hold_for_repeat().is_ok();
-            if may_repeat && refused.is_some() && not_processed < MOST_NOT_PROCESSED {
+            let not_taken = end == End::RefusedStream || end == End::GoAway || (shared && given_back);
+            let may_repeat = given_back || (upload.failure().is_none() && upload.hold_for_repeat().is_ok());
+            let host = || instance.authority.to_string();
+            if may_repeat && not_taken && not_processed < MOST_NOT_PROCESSED {
                 not_processed += 1;
-                tracing::debug!(host = %instance.authority, "the org did not process the call, sending it again");
-            } else if may_repeat && reused && !cause.is_parse() && head.method.is_safe() {
+                tracing::debug!(host = host(), "the org did not process the call, sending it again");
+            } else if not_taken {
+                return Err(UpstreamError::NotProcessed { host: host(), cause });
+            } else if may_repeat && reused && end == End::Connection && !cause.is_parse() && head.method.is_safe() {
                 // The others in the pool are as old: do not try them one by one.
                 self.pool.forget(instance);
             } else {
-                let host = instance.authority.to_string();
-                return Err(UpstreamError::Broke { host, cause });
+                return Err(UpstreamError::Broke { host: host(), cause });
             }
         }
     }
@@ -362,24 +365,8 @@ impl Upstream {
     /// A new connection, ready for one request; or, with HTTP/2, one that somebody else has made meanwhile.
     async fn connect(&self, surface: Surface, instance: &Arc<Instance>) -> Result<(Lease, bool), UpstreamError> {
         let wanted = self.wanted(surface, instance);
-        let alone = match wanted {
-            Protocol::Http1 => true,
-            Protocol::Http2 => false,
-            Protocol::Either => self.prefers_http1.load(Ordering::Relaxed),
-        };
-        if alone {
-            return Ok((self.connect_in_time(wanted, instance).await?, false));
-        }
-        // Held across the handshake on purpose: all who wait can share what it brings.
-        let _turn = self.connecting.lock().await;
-        if let Some(lease) = self.streams.take(instance) {
-            return Ok((Lease::Http2(lease), true));
-        }
-        Ok((self.connect_in_time(wanted, instance).await?, false))
-    }
-
-    async fn connect_in_time(&self, wanted: Protocol, instance: &Arc<Instance>) -> Result<Lease, UpstreamError> {
         let after = self.settings.connect_timeout;
+        // Waiting for somebody else's handshake counts: many who wait for a host that is away must not do so one by one.
         let connected = timeout(after, self.connect_untimed(wanted, instance)).await;
         connected.map_err(|_| UpstreamError::ConnectTimeout {
             host: instance.authority.to_string(),
@@ -387,7 +374,38 @@ impl Upstream {
         })?
     }
 
-    async fn connect_untimed(&self, wanted: Protocol, instance: &Arc<Instance>) -> Result<Lease, UpstreamError> {
+    async fn connect_untimed(
+        &self,
+        wanted: Protocol,
+        instance: &Arc<Instance>,
+    ) -> Result<(Lease, bool), UpstreamError> {
+        if wanted == Protocol::Http1 {
+            return Ok((self.connect_as(wanted, instance, None).await?, false));
+        }
+        let host = self.streams.host(instance);
+        let alone = || wanted == Protocol::Either && host.prefers_http1.load(Ordering::Relaxed);
+        if !alone() {
+            // Held across the handshake on purpose: all who wait can share what it brings.
+            let turn = host.turn.lock().await;
+            if let Some(lease) = self.streams.take(instance) {
+                return Ok((Lease::Http2(lease), true));
+            }
+            // The one before may have learned that nothing can be shared: then nobody waits any more.
+            if !alone() {
+                let lease = self.connect_as(wanted, instance, Some(&host)).await?;
+                drop(turn);
+                return Ok((lease, false));
+            }
+        }
+        Ok((self.connect_as(wanted, instance, Some(&host)).await?, false))
+    }
+
+    async fn connect_as(
+        &self,
+        wanted: Protocol,
+        instance: &Arc<Instance>,
+        known: Option<&streams::Host>,
+    ) -> Result<Lease, UpstreamError> {
         let host = || instance.authority.to_string();
         let unreachable = |cause: BoxError| UpstreamError::Unreachable { host: host(), cause };
         let tcp = self.connect_tcp(instance).await.map_err(unreachable)?;
@@ -401,12 +419,16 @@ impl Upstream {
         };
         let name = ServerName::try_from(instance.host.clone()).map_err(|e| unreachable(e.into()))?;
         let tls = tls.connect(name, tcp).await;
-        let tls = tls.map_err(|cause| UpstreamError::Tls { host: host(), cause })?;
+        let tls = tls.map_err(|cause| match none_of_the_protocols(&cause) {
+            true if wanted == Protocol::Http2 => UpstreamError::NoHttp2 { host: host() },
+            _ => UpstreamError::Tls { host: host(), cause },
+        })?;
         let http2 = tls.get_ref().1.alpn_protocol() == Some(HTTP2);
-        match wanted {
-            Protocol::Http2 if !http2 => return Err(UpstreamError::NoHttp2 { host: host() }),
-            Protocol::Either => self.prefers_http1.store(!http2, Ordering::Relaxed),
-            _ => {}
+        if wanted == Protocol::Http2 && !http2 {
+            return Err(UpstreamError::NoHttp2 { host: host() });
+        }
+        if let Some(known) = known.filter(|_| wanted == Protocol::Either) {
+            known.prefers_http1.store(!http2, Ordering::Relaxed);
         }
         self.handshake(tls, http2, instance).await
     }
@@ -450,8 +472,16 @@ impl Upstream {
         // A connection's errors reach whoever waits for an answer; one that ends idle is nobody's concern.
         if http2 {
             let (sender, connection) = self.http2.handshake(io).await.map_err(failed)?;
-            self.tasks.spawn(async move { drop(connection.await) });
-            return Ok(Lease::Http2(self.streams.add(sender, instance)));
+            let lease = self.streams.add(sender, instance);
+            let allowance = lease.allowance();
+            self.tasks.spawn(async move {
+                drop(
+                    allowance
+                        .kept(connection, http2::Connection::current_max_send_streams)
+                        .await,
+                );
+            });
+            return Ok(Lease::Http2(lease));
         }
         let (sender, connection) = self.http1.handshake(io).await.map_err(failed)?;
         let task = self.tasks.spawn(async move { drop(connection.await) });
@@ -459,23 +489,34 @@ impl Upstream {
     }
 }
 
-/// How an HTTP/2 server says that it has not processed a call (RFC 9113 §8.7).
+/// Whether a server says that it speaks nothing of what ALPN offers; others choose HTTP/1.1 all the same.
+fn none_of_the_protocols(error: &std::io::Error) -> bool {
+    let alert = rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
+    let found = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    found == Some(&alert)
+}
+
+/// What ended a call without an answer. Two of them are HTTP/2's ways to say that it was not processed (RFC 9113 §8.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refused {
+enum End {
+    Connection,
+    /// The call's stream alone; others on the connection go on.
     Stream,
-    /// The call's stream is above the last one that it will process.
+    RefusedStream,
+    /// The call's stream is above the last one that the server will process.
     GoAway,
 }
 
-fn refused_stream(error: &hyper::Error) -> Option<Refused> {
-    let error = error.source()?.downcast_ref::<h2::Error>()?;
-    if !error.is_remote() {
-        return None;
+impl End {
+    fn of(error: &hyper::Error) -> Self {
+        let http2 = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+        match http2.filter(|error| error.is_remote()) {
+            Some(error) if error.is_go_away() => Self::GoAway,
+            Some(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => Self::RefusedStream,
+            Some(error) if error.is_reset() => Self::Stream,
+            _ => Self::Connection,
+        }
     }
-    if error.is_go_away() {
-        return Some(Refused::GoAway);
-    }
-    (error.reason() == Some(h2::Reason::REFUSED_STREAM)).then_some(Refused::Stream)
 }
 
 impl Head {

@@ -40,7 +40,7 @@ fn path(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file)
 }
 
-fn text(file: &str) -> String {
+pub(crate) fn text(file: &str) -> String {
     std::fs::read_to_string(path(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
 
@@ -54,7 +54,7 @@ fn between<'a>(page: &'a str, file: &str, name: &str) -> &'a str {
 }
 
 /// The generated table in `file` is `now`; with `UPDATE` it becomes so.
-fn is_current(file: &str, name: &str, now: &str) {
+pub(crate) fn is_current(file: &str, name: &str, now: &str) {
     // Several tests write one file.
     static WRITING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = WRITING.lock().unwrap_or_else(PoisonError::into_inner);

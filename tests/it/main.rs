@@ -14,6 +14,9 @@ mod binary;
 mod bulk1;
 mod check;
 #[cfg(feature = "demo")]
+mod cometd;
+mod conformance;
+#[cfg(feature = "demo")]
 mod data_cloud;
 mod docs;
 mod egress;
@@ -21,6 +24,8 @@ mod egress;
 mod flows;
 mod guard;
 mod hard_cases;
+#[cfg(feature = "demo")]
+mod http2;
 mod local_login;
 #[cfg(feature = "demo")]
 mod login;
@@ -34,10 +39,14 @@ mod platforms;
 mod practice;
 #[cfg(feature = "demo")]
 mod program;
+#[cfg(feature = "demo")]
+mod pub_sub;
 mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;
+#[cfg(feature = "demo")]
+mod site;
 mod soap;
 #[cfg(feature = "demo")]
 mod stages;

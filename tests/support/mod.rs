@@ -12,12 +12,14 @@
 
 pub mod app;
 pub mod client;
+pub mod raw_h2;
 pub mod raw_org;
 pub mod trace;
 
 pub use self::{
     app::{Running, settings_for},
     client::{Reply, call, connect, read_reply},
+    raw_h2::RawH2,
     raw_org::{RawOrg, RawRequest, Script},
     trace::Trace,
 };

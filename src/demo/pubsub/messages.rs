@@ -7,100 +7,100 @@
 use bytes::Bytes;
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct TopicRequest {
+pub struct TopicRequest {
     #[prost(string, tag = "1")]
-    pub(crate) topic_name: String,
+    pub topic_name: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct TopicInfo {
+pub struct TopicInfo {
     #[prost(string, tag = "1")]
-    pub(crate) topic_name: String,
+    pub topic_name: String,
     #[prost(string, tag = "2")]
-    pub(crate) tenant_guid: String,
+    pub tenant_guid: String,
     #[prost(bool, tag = "3")]
-    pub(crate) can_publish: bool,
+    pub can_publish: bool,
     #[prost(bool, tag = "4")]
-    pub(crate) can_subscribe: bool,
+    pub can_subscribe: bool,
     #[prost(string, tag = "5")]
-    pub(crate) schema_id: String,
+    pub schema_id: String,
     #[prost(string, tag = "6")]
-    pub(crate) rpc_id: String,
+    pub rpc_id: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct SchemaRequest {
+pub struct SchemaRequest {
     #[prost(string, tag = "1")]
-    pub(crate) schema_id: String,
+    pub schema_id: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct SchemaInfo {
+pub struct SchemaInfo {
     #[prost(string, tag = "1")]
-    pub(crate) schema_json: String,
+    pub schema_json: String,
     #[prost(string, tag = "2")]
-    pub(crate) schema_id: String,
+    pub schema_id: String,
     #[prost(string, tag = "3")]
-    pub(crate) rpc_id: String,
+    pub rpc_id: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct ProducerEvent {
+pub struct ProducerEvent {
     #[prost(string, tag = "1")]
-    pub(crate) id: String,
+    pub id: String,
     #[prost(string, tag = "2")]
-    pub(crate) schema_id: String,
+    pub schema_id: String,
     #[prost(bytes = "bytes", tag = "3")]
-    pub(crate) payload: Bytes,
+    pub payload: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct ConsumerEvent {
+pub struct ConsumerEvent {
     #[prost(message, optional, tag = "1")]
-    pub(crate) event: Option<ProducerEvent>,
+    pub event: Option<ProducerEvent>,
     #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) replay_id: Bytes,
+    pub replay_id: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct PublishRequest {
+pub struct PublishRequest {
     #[prost(string, tag = "1")]
-    pub(crate) topic_name: String,
+    pub topic_name: String,
     #[prost(message, repeated, tag = "2")]
-    pub(crate) events: Vec<ProducerEvent>,
+    pub events: Vec<ProducerEvent>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct PublishResponse {
+pub struct PublishResponse {
     #[prost(message, repeated, tag = "1")]
-    pub(crate) results: Vec<PublishResult>,
+    pub results: Vec<PublishResult>,
     #[prost(string, tag = "2")]
-    pub(crate) schema_id: String,
+    pub schema_id: String,
     #[prost(string, tag = "3")]
-    pub(crate) rpc_id: String,
+    pub rpc_id: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct PublishResult {
+pub struct PublishResult {
     #[prost(bytes = "bytes", tag = "1")]
-    pub(crate) replay_id: Bytes,
+    pub replay_id: Bytes,
     #[prost(message, optional, tag = "2")]
-    pub(crate) error: Option<Error>,
+    pub error: Option<Error>,
     #[prost(string, tag = "3")]
-    pub(crate) correlation_key: String,
+    pub correlation_key: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Error {
+pub struct Error {
     #[prost(enumeration = "ErrorCode", tag = "1")]
-    pub(crate) code: i32,
+    pub code: i32,
     #[prost(string, tag = "2")]
-    pub(crate) msg: String,
+    pub msg: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
-pub(crate) enum ErrorCode {
+pub enum ErrorCode {
     Unknown = 0,
     Publish = 1,
     Commit = 2,
@@ -108,34 +108,34 @@ pub(crate) enum ErrorCode {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
-pub(crate) enum ReplayPreset {
+pub enum ReplayPreset {
     Latest = 0,
     Earliest = 1,
     Custom = 2,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct FetchRequest {
+pub struct FetchRequest {
     #[prost(string, tag = "1")]
-    pub(crate) topic_name: String,
+    pub topic_name: String,
     #[prost(enumeration = "ReplayPreset", tag = "2")]
-    pub(crate) replay_preset: i32,
+    pub replay_preset: i32,
     #[prost(bytes = "bytes", tag = "3")]
-    pub(crate) replay_id: Bytes,
+    pub replay_id: Bytes,
     #[prost(int32, tag = "4")]
-    pub(crate) num_requested: i32,
+    pub num_requested: i32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct FetchResponse {
+pub struct FetchResponse {
     #[prost(message, repeated, tag = "1")]
-    pub(crate) events: Vec<ConsumerEvent>,
+    pub events: Vec<ConsumerEvent>,
     #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) latest_replay_id: Bytes,
+    pub latest_replay_id: Bytes,
     #[prost(string, tag = "3")]
-    pub(crate) rpc_id: String,
+    pub rpc_id: String,
     #[prost(int32, tag = "4")]
-    pub(crate) pending_num_requested: i32,
+    pub pending_num_requested: i32,
 }
 
 #[cfg(test)]

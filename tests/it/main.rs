@@ -11,6 +11,7 @@ mod support;
 mod admin;
 #[cfg(feature = "demo")]
 mod binary;
+mod cache;
 mod check;
 #[cfg(feature = "demo")]
 mod data_cloud;

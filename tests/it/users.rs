@@ -15,7 +15,7 @@ use crate::support::{RawOrg, Running, Script, call, eventually};
 const TOKEN: &str = "/services/oauth2/token";
 
 /// A login host that gives each user a token of that user's, and an org that says whose token it got.
-async fn org() -> RawOrg {
+pub(crate) async fn org() -> RawOrg {
     let dead: Mutex<BTreeSet<String>> = Mutex::default();
     let minted: Mutex<u32> = Mutex::default();
     let org = RawOrg::start(move |request| {

@@ -614,7 +614,7 @@ async fn what_the_org_confirms_to_another_user_is_not_confirmed() {
     // The next call is conditional, its token is refused, and the renewed one is another user's.
     org.next_login(&login(&org.url(), 2, "005xx000001Sv6EAAS"));
     dead.store(1, Ordering::SeqCst);
-    let reply = get(&app, DESCRIBE, "").await;
+    let reply = until(&app, DESCRIBE, "fwd=stale").await;
     assert_eq!((reply.status, reply.text().as_str()), (200, "told 2"));
     let asked: Vec<_> = org
         .seen()

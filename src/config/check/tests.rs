@@ -627,7 +627,7 @@ fn what_is_called_is_checked() {
         (secret, "data_cloud: {renew_before: 29s}".into(), "data_cloud.renew_before: expected 30s to 1h, found 29s".into()),
         (secret, "cache: {}".into(), String::new()),
         (secret, "cache: {ttl: 24h, max_size: 64KiB, max_entry: 64KiB, paths: [/services/data/*/theme, /services/apexrest/a/]}".into(), String::new()),
-        (secret, "cache: {}, api: {host: other, host_field: x}".into(), "cache: works with `api.host: instance` only, found `other`; take one of them out".into()),
+        (secret, "cache: {}, api: {host: platform}".into(), "cache: works with `api.host: instance` only, found `platform`; take one of them out".into()),
         (secret, "cache: {ttl: 0s}".into(), "cache.ttl: expected 1s to 24h, found 0s".into()),
         (secret, "cache: {max_size: 1KiB}".into(), "cache.max_size: expected 64KiB to 4GiB, found 1KiB".into()),
         (secret, "cache: {max_size: 64KiB}".into(), "cache.max_entry: expected at most max_size (64KiB), found 1MiB; lower it or raise the other".into()),

@@ -1,9 +1,16 @@
-//! `demo`: the practice org and the proxy before it, a short tour, then as long as you like.
+//! `demo`: the practice org and the proxy before it, a short tour, then as long as you like; or the org alone, for a
+//! configuration of one's own.
 //!
 //! Owns: the practice org, a private folder with its keys, the tour's task.
 //! Fails with: 1 when a step of the tour goes wrong, with what was expected and what came.
 
-use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use tokio::task::JoinSet;
@@ -32,6 +39,9 @@ pub(super) struct Options {
     /// Write the addresses to this file as JSON when everything is up.
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
+    /// Only the practice org, for `run` with a configuration of your own.
+    #[arg(long, conflicts_with_all = ["once", "listen", "admin_listen"])]
+    org_only: bool,
 }
 
 /// The addresses that people and scripts need.
@@ -47,9 +57,32 @@ struct Addresses {
 
 pub(super) fn demo(options: &Options) -> anyhow::Result<ExitCode> {
     let runtime = run::runtime(1)?;
-    let code = runtime.block_on(demo_on(options));
+    let code = runtime.block_on(async {
+        match options.org_only {
+            true => org_only(options.summary.as_deref()).await,
+            false => demo_on(options).await,
+        }
+    });
     runtime.shutdown_background();
     code
+}
+
+/// The org until a signal; whoever needs to log in to it reads how from the summary.
+async fn org_only(summary: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::install().context("cannot install signal handlers")?;
+    let mut org = Org::start(Settings::practice()?).await?;
+    let files = org.write_files(None).context("cannot write the practice org's files")?;
+    if let Some(file) = summary {
+        let apps = serde_json::to_value(&files).context("cannot describe the practice org")?;
+        let text = serde_json::json!({
+            "org": files.base_url, "control": files.control_url, "ca_file": files.ca_file, "apps": apps,
+        });
+        write_whole(file, &text)?;
+    }
+    say(&format!("{files}\nCtrl-C ends it.\n"));
+    signals.next().await;
+    org.stop().await;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn demo_on(options: &Options) -> anyhow::Result<ExitCode> {
@@ -124,6 +157,7 @@ fn configuration(options: &Options, org: &Summary, listen: &str, admin: &str) ->
         "admin": {"address": options.admin_listen.as_deref().unwrap_or(admin)},
         "orgs": {"practice": {
             "login_url": org.login_url,
+            "pub_sub": {"endpoint": org.pubsub_url},
             "grant": {"jwt_bearer": {
                 "client_id": jwt.client_id,
                 "username": jwt.username,
@@ -176,12 +210,16 @@ fn farewell(at: &Addresses) -> String {
     )
 }
 
-fn write_summary(file: &std::path::Path, at: &Addresses) -> anyhow::Result<()> {
+fn write_summary(file: &Path, at: &Addresses) -> anyhow::Result<()> {
     let text = serde_json::json!({
         "proxy": at.proxy, "admin": at.admin, "org": at.org, "control": at.control, "ca_file": at.ca_file,
         "apps": at.apps,
     });
-    // Whoever waits for the file must find it whole.
+    write_whole(file, &text)
+}
+
+/// Whoever waits for the file must find it whole.
+fn write_whole(file: &Path, text: &serde_json::Value) -> anyhow::Result<()> {
     let parts = file.with_extension("part");
     std::fs::write(&parts, format!("{text:#}\n")).context("cannot write the summary")?;
     std::fs::rename(&parts, file).context("cannot write the summary")

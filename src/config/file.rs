@@ -180,7 +180,7 @@ impl Default for UsersBudgetFile {
     }
 }
 
-/// Probes and metrics. Holds no secret and changes nothing, so any address will do.
+/// Probes and metrics. Holds no secret, and changes nothing but for callers on this machine, so any address will do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]

@@ -318,6 +318,23 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Whoever can log in, some several times.
+    pub(crate) fn usernames(&self) -> impl Iterator<Item = &str> {
+        let jwt = self.jwt_clients.iter().map(|client| &client.username);
+        let secret = self.secret_clients.iter().filter_map(|client| client.run_as.as_ref());
+        let web = self.web_apps.iter().map(|app| &app.username);
+        let password = self.password_users.iter().map(|user| &user.username);
+        let subjects = self.exchange_apps.iter().flat_map(|app| &app.subjects);
+        let exchange = subjects.map(|subject| &subject.username);
+        jwt.chain(secret)
+            .chain(web)
+            .chain(password)
+            .chain(exchange)
+            .map(String::as_str)
+    }
+}
+
 const WORD: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
 /// With a secret that is required, and the callback of Salesforce's own CLI.

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::answer::Problem;
+use super::{answer::Problem, world::ORG_ID};
 use schema::{OBJECTS, SYSTEM};
 pub(crate) use table::{ChangeKind, Snapshot, TELLS_OF_CHANGES, Table};
 
@@ -29,7 +29,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// Accounts with two contacts each, the users and the organisation.
-    pub(crate) fn seeded(accounts: usize, now: SystemTime) -> Self {
+    pub(crate) fn seeded<'a>(accounts: usize, usernames: impl IntoIterator<Item = &'a str>, now: SystemTime) -> Self {
         let mut store = Self {
             tables: OBJECTS.iter().map(Table::new).collect(),
             files: HashMap::new(),
@@ -56,11 +56,19 @@ impl Store {
                 store.seed("Contact", contact, now);
             }
         }
-        store.seed(
+        let place = store.seed(
             "Organization",
-            json!({"Name": "Practice Org", "IsSandbox": false, "OrganizationType": "Developer Edition"}),
+            json!({"Name": "Practice Org", "IsSandbox": false, "OrganizationType": "Developer Edition", "InstanceName": "PRC1"}),
             now,
         );
+        store.seeded_table("Organization").give_id(place, ORG_ID);
+        for username in usernames {
+            let id = user_id(username);
+            if store.table_of("User").place(&id).is_none() {
+                let place = store.seed("User", json!({"Username": username, "Name": "Practice User"}), now);
+                store.seeded_table("User").give_id(place, &id);
+            }
+        }
         // These were there before anybody could listen.
         store.tables.iter_mut().for_each(|table| drop(table.take_changes()));
         store
@@ -70,8 +78,12 @@ impl Store {
         let Value::Object(values) = values else {
             unreachable!("seeds are objects")
         };
-        let table = self.table(object).expect("seeded objects must be in the schema");
+        let table = self.seeded_table(object);
         table.insert(&values, now).expect("seeds must be valid")
+    }
+
+    fn seeded_table(&mut self, object: &str) -> &mut Table {
+        self.table(object).expect("seeded objects must be in the schema")
     }
 
     fn table_of(&self, name: &'static str) -> &Table {
@@ -193,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_id_finds_its_row_with_15_and_18_characters() {
-        let store = Store::seeded(70, UNIX_EPOCH);
+        let store = Store::seeded(70, [], UNIX_EPOCH);
         let table = store.read("account").unwrap();
         let mut seen = 0;
         for (place, _) in table.rows() {
@@ -205,5 +217,21 @@ mod tests {
         assert_eq!(seen, 70);
         assert_eq!(table.place("001SB0000000zzz"), None);
         assert_eq!(table.place("003SB0000000000"), None);
+    }
+
+    #[test]
+    fn users_and_the_org_are_found_by_the_ids_that_tokens_name() {
+        let names = ["a@practice.example", "b@practice.example", "a@practice.example"];
+        let store = Store::seeded(1, names, UNIX_EPOCH);
+        let users = store.read("User").unwrap();
+        assert_eq!(users.rows().count(), 2, "one row for each name");
+        for name in names {
+            let id = user_id(name);
+            let place = users.living(&id[..15]).unwrap();
+            assert_eq!(users.id(place), id);
+            assert_eq!(users.value(place, "Username").unwrap(), name);
+        }
+        let org = store.read("Organization").unwrap();
+        assert_eq!(org.whole(org.living(ORG_ID).unwrap())["Id"], ORG_ID);
     }
 }

@@ -93,7 +93,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(settings: Settings, urls: Urls, tasks: Tasks) -> Self {
-        let store = Store::seeded(settings.seed_accounts, settings.clock.now());
+        let store = Store::seeded(settings.seed_accounts, settings.usernames(), settings.clock.now());
         let metadata = Metadata::seeded(settings.clock.now());
         Self {
             connections: Connections::default(),

@@ -263,6 +263,11 @@ impl Upload {
         }
     }
 
+    /// Whether there is no body at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The call has its answer and will not be repeated: what is still to come is not kept.
     pub fn settle(&self) {
         if let Some(shared) = &self.0 {

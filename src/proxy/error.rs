@@ -66,7 +66,8 @@ impl CallError {
         let mut response = match surface.map(|surface| surface.row().told) {
             Some(Told::SoapFault | Told::FuelFault) => soap_fault(&row),
             Some(Told::BulkError) => bulk_error(&row),
-            Some(Told::RpcStatus) => rpc_status(&row),
+            // Who speaks HTTP/1.1 reads no status of gRPC's.
+            Some(Told::RpcStatus) if !matches!(self, Self::NeedsHttp2) => rpc_status(&row),
             Some(Told::Never) => oauth_error(&row),
             _ => rest_error(&row),
         };

@@ -111,7 +111,7 @@ impl Door {
         let call = door.prepare(request, &mut record);
         async move {
             let answered = match call {
-                Ok(call) => door.answer(call, &mut record).await,
+                Ok(mut call) => door.answer(&mut call, &mut record).await,
                 Err(error) => Err(error),
             };
             match answered {
@@ -224,43 +224,44 @@ impl Door {
         Ok(Arc::clone(elsewhere.unwrap_or(&self.proxy.own)))
     }
 
-    async fn answer(&self, mut call: Call, record: &mut Record) -> Result<Reply, CallError> {
+    async fn answer(&self, call: &mut Call, record: &mut Record) -> Result<Reply, CallError> {
         if call.head.surface == Surface::LocalLogin {
             // Boxed, like all that most calls do not need.
-            return Box::pin(self.login_by_parameters(&call, record)).await;
+            return Box::pin(self.login_by_parameters(call, record)).await;
         }
         if read_ahead::wanted(call.head.surface)
-            && call.head.method == Method::POST
-            && let Some(login) = Box::pin(self.look_ahead(&mut call, record)).await?
+            && (call.head.method == Method::POST || !call.upload.is_empty())
+            && let Some(login) = Box::pin(self.look_ahead(call, record)).await?
         {
-            return Box::pin(self.login(&login, &call, record)).await;
+            return Box::pin(self.login(&login, call, record)).await;
         }
         let proxy = &*self.proxy;
         let lookup = match &proxy.cache {
-            Some(cache) => match Box::pin(self.look_up(cache, &mut call, record)).await? {
+            Some(cache) => match Box::pin(self.look_up(cache, call, record)).await? {
                 Found::Kept(kept) => return Ok(Reply::Own(kept)),
                 Found::Ask(lookup) => lookup,
             },
             None => None,
         };
-        let (mut answer, mut token) = proxy.call(&call, record).await?;
+        let (mut answer, mut token) = proxy.call(call, record).await?;
         if let Some(lookup) = &lookup
             && lookup.is_of_another(&call.account, &call.head, &token, answer.response.status())
         {
             lookup.withdraw_conditions(&mut call.head);
             answer.response.into_body().abandon();
-            (answer, token) = Box::pin(proxy.call(&call, record)).await?;
+            (answer, token) = Box::pin(proxy.call(call, record)).await?;
         }
+        let call = &*call;
         // The answer passes: there is no repeat any more.
         call.upload.settle();
         let mut response = answer.response;
         if call.head.surface == Surface::Identity
             && response.status() == StatusCode::FORBIDDEN
-            && let Some(own) = self.userinfo(&call, &token)
+            && let Some(own) = self.userinfo(call, &token)
         {
             return Ok(Reply::Own(own));
         }
-        proxy.watch(&call, &token, &mut response);
+        proxy.watch(call, &token, &mut response);
         proxy.calls.see_limits(response.headers());
         if let Some(lookup) = lookup
             && let Some(kept) = lookup.settle(&call.account, &call.head, &token, &mut response, self.plain)
@@ -287,7 +288,7 @@ impl Door {
 
     /// Whether the cache has the answer; or what to do with the org's. Only whoever could call gets what is kept.
     async fn look_up(&self, cache: &Arc<Cache>, call: &mut Call, record: &mut Record) -> Result<Found, CallError> {
-        let Some(asks) = cached::concerns(cache, &call.head, !call.upload.is_complete()) else {
+        let Some(asks) = cached::concerns(cache, &call.head, !call.upload.is_empty()) else {
             return Ok(Found::Ask(None));
         };
         let token = match call.account.tokens.current() {

@@ -2,26 +2,11 @@
 'use strict';
 
 const jsforce = require('jsforce');
-const HttpApi = require('jsforce/lib/http-api').default;
 const { BASE, DATA, ROWS, step, end, trace, revoke, leads, contacts, allContactNames, fileContent, assert } = require('./common.js');
+const { last } = require('./jsforce_watch.js');
 
 const CLIENT = process.env.CLIENT;
 const COMPANY = `${CLIENT}, Inc.`;
-
-// Every answer is seen, whatever jsforce makes of it; and it must not hide a refusal by trying again.
-const emit = HttpApi.prototype.emit;
-let lastHeaders;
-HttpApi.prototype.emit = function watched(event, ...values) {
-  if (event === 'request') {
-    this.method = values[0].method;
-    assert(!Object.keys(values[0].headers).some((name) => /^authorization$/i.test(name)), 'no credential is sent');
-  }
-  if (event === 'response') {
-    lastHeaders = values[0].headers;
-    trace(this.method, values[0].statusCode, values[0].headers, values[0].body);
-  }
-  return emit.call(this, event, ...values);
-};
 
 const connection = new jsforce.Connection({ instanceUrl: BASE, version: '60.0', maxRequest: 10 });
 
@@ -145,7 +130,7 @@ async function main() {
       await revoke();
       const page = await connection.request(`${DATA}/jobs/query/${job}/results${locator && `?locator=${locator}`}`);
       found.push(...page.map((row) => row.LastName));
-      locator = lastHeaders['sforce-locator'];
+      locator = last.headers['sforce-locator'];
     }
     assert.equal(pages, 3);
     assert.deepEqual(found, names);

@@ -257,6 +257,49 @@ async fn a_drain_that_takes_too_long_is_cut_short() {
     org.stop().await;
 }
 
+/// A process that does not outlive its test.
+struct Leashed(Child);
+
+impl Drop for Leashed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_practice_org_runs_alone_until_a_signal_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let summary = folder.path().join("summary.json");
+    let org = Command::new(env!("CARGO_BIN_EXE_sf-token-proxy"))
+        .args(["demo", "--org-only", "--summary"])
+        .arg(&summary)
+        .stdout(Stdio::null())
+        .spawn();
+    let mut org = Leashed(org.unwrap());
+    let read = || std::fs::read_to_string(&summary).unwrap_or_default();
+    let said = eventually("the summary", read, |said| !said.is_empty()).await;
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let control = said["control"].as_str().unwrap().strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(control).unwrap();
+    write!(
+        stream,
+        "GET /control/stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    assert_eq!(read_all(&mut stream).0, 200);
+    let key = Path::new(said["apps"]["jwt"]["key_file"].as_str().unwrap()).to_owned();
+    assert!(key.exists());
+    assert!(said.get("proxy").is_none(), "no proxy stands before it");
+
+    let told = Command::new("kill")
+        .args(["-s", "TERM", &org.0.id().to_string()])
+        .status();
+    assert!(told.unwrap().success());
+    assert_eq!(org.0.wait().unwrap().code(), Some(0));
+    assert!(!key.exists(), "the keys go with it");
+}
+
 async fn in_flight(binary: &Binary) {
     let calls = || metric(binary, "sf_token_proxy_requests_in_flight");
     eventually("the call is in", calls, |n| *n >= 1.0).await;

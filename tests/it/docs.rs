@@ -17,9 +17,11 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use sf_token_proxy::{
-    config::{OrgName, Vars, env, from_yaml},
+    cache::CacheResult,
+    config::{Cache, OrgName, Vars, env, from_yaml},
     proxy::{
         body::{NotKept, UploadError},
+        envelope::Unfit,
         error::CallError,
         guard::Refusal as Guarded,
         record::{Outcome, Repeat},
@@ -224,6 +226,56 @@ fn every_command_is_in_the_readme() {
     assert_eq!(documented, commands);
 }
 
+// API families
+
+#[test]
+fn the_table_of_families_is_what_the_code_says() {
+    use sf_token_proxy::proxy::surface::{Host, Placement, Protocol, TABLE, Told};
+    let mut table =
+        "| Paths | In metrics | The token goes | To | A dead one is told by |\n|---|---|---|---|---|\n".to_owned();
+    for row in &TABLE {
+        let paths: Vec<String> = row.paths.split(", ").map(quoted_path).collect();
+        let token = match row.token {
+            Placement::Bearer => "into `Authorization`",
+            Placement::SessionHeader => "into `X-SFDC-Session`",
+            Placement::Envelope => "into the envelope, `SessionHeader/sessionId`",
+            Placement::Fuel => "into the envelope, `fueloauth`",
+            Placement::Metadata => "into the metadata: `accesstoken`, `instanceurl`, `tenantid`",
+            Placement::Nowhere => "nowhere",
+        };
+        let host = match (row.host, row.protocol) {
+            (Host::Here, _) => "nobody: it is answered here",
+            (Host::PubSub, _) => "`pub_sub.endpoint`, over HTTP/2",
+            (Host::Instance, Protocol::Http1) => "the token's host, over HTTP/1.1 always",
+            (Host::Instance, _) => "the token's host",
+        };
+        let told = match row.told {
+            Told::RestError => "401 `INVALID_SESSION_ID`",
+            Told::IdentityText => "403 `Bad_OAuth_Token`, or as REST",
+            Told::BulkError => "400 `InvalidSessionId`",
+            Told::SoapFault => "500 with the fault `INVALID_SESSION_ID`",
+            Told::BayeuxMessage => "200 with a message `401::…`",
+            Told::RpcStatus => "a status with the code `…service.auth.error`",
+            Told::Any401 => "any 401",
+            Told::FuelFault => "any 401, or a fault that says so (not confirmed)",
+            Told::Never => "",
+        };
+        table.push_str(&format!(
+            "| {} | `{}` | {token} | {host} | {told} |\n",
+            paths.join(", "),
+            row.word
+        ));
+    }
+    is_current("README.md", "families", &table);
+}
+
+fn quoted_path(path: &str) -> String {
+    match path.starts_with('/') {
+        true => format!("`{path}`"),
+        false => path.to_owned(),
+    }
+}
+
 // Failures
 
 /// A broken connection's error; hyper gives none without a connection.
@@ -264,7 +316,11 @@ async fn the_failure_table_lists_every_error_of_ours() {
             host: host(),
             cause: broken_connection().await,
         }),
+        CallError::Upstream(UpstreamError::NoHttp2 { host: host() }),
         CallError::Upload(UploadError::Broke),
+        CallError::Envelope(Unfit::NoBody),
+        CallError::EnvelopeEncoding,
+        CallError::NeedsHttp2,
     ]);
     let told: BTreeSet<(String, String)> = errors
         .iter()
@@ -481,6 +537,30 @@ fn the_page_of_logins_is_true() {
 }
 
 #[test]
+fn the_page_of_the_cache_is_true() {
+    let page = text("docs/cache.md");
+    let blocks = page.split("```yaml\n").skip(1);
+    let blocks: Vec<&str> = blocks.map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 2);
+    let shown = |yaml: &str| from_yaml(yaml, "docs/cache.md", &Vars::default()).unwrap_or_else(|e| panic!("{e}"));
+    let [bare, full] = [0, 1].map(|n| shown(blocks[n]).orgs[&OrgName::new("main")].cache.clone().unwrap());
+    let defaults = Cache {
+        paths: full.paths.clone(),
+        ..bare
+    };
+    assert_eq!(full, defaults, "the numbers shown are the defaults");
+    for code in page.split('`').filter(|word| word.starts_with("SFPROXY_")) {
+        assert!(text("README.md").contains(&format!("`{code}`")), "{code}");
+    }
+    let rows = cells(
+        "docs/cache.md",
+        "`Cache-Status` ([RFC 9211](https://www.rfc-editor.org/rfc/rfc9211)) says what happened, on paths whose answers are kept:",
+    );
+    let told: BTreeSet<&str> = rows.iter().map(|row| row[1].as_str()).collect();
+    assert_eq!(told, CacheResult::ALL.map(CacheResult::as_str).into());
+}
+
+#[test]
 fn the_page_of_https_is_true() {
     let page = text("docs/tls.md");
     let blocks = page.split("```yaml\n").skip(1);
@@ -561,13 +641,17 @@ async fn the_metrics_table_is_what_the_admin_port_says() {
 
 #[test]
 fn the_label_values_are_what_the_code_says() {
-    let rows: [(&str, Vec<&str>); 7] = [
+    let rows: [(&str, Vec<&str>); 8] = [
         ("`surface`", Surface::ALL.map(Surface::as_str).into()),
         (
             "`outcome` of `requests_total`",
             Outcome::ALL.map(Outcome::as_str).into(),
         ),
         ("`result` of `retries_total`", Repeat::ALL.map(Repeat::as_str).into()),
+        (
+            "`result` of `cache_requests_total`",
+            CacheResult::ALL.map(CacheResult::as_str).into(),
+        ),
         ("`state` of `token_state`", StateWord::ALL.map(StateWord::as_str).into()),
         ("`reason` of `token_rejections_total`", REJECTION_REASONS.into()),
         (

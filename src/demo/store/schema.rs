@@ -118,6 +118,9 @@ pub(crate) static OBJECTS: &[Object] = &[
             required("Name", Kind::Text(80)),
             field("IsSandbox", Kind::Bool),
             field("OrganizationType", Kind::Text(40)),
+            field("InstanceName", Kind::Text(5)),
+            field("NamespacePrefix", Kind::Text(15)),
+            field("TrialExpirationDate", Kind::Text(28)),
         ],
     },
 ];

@@ -1,7 +1,7 @@
 //! The rows of one object.
 //!
-//! Owns: the rows and the index of external ids. Invariants: a row keeps its place for ever (deleting marks it), so ids never repeat; an external
-//! id names one living row.
+//! Owns: the rows and the indexes of ids. Invariants: a row keeps its place for ever (deleting marks it), so ids never repeat; an external
+//! id names one living row. A row's id is made of its place, but for the few that were born with an id of their own (users, the org).
 //! Units: times are milliseconds since 1970. Fails with: [`Problem`] with Salesforce's code and text.
 
 use std::{collections::HashMap, time::SystemTime};
@@ -38,6 +38,9 @@ pub(crate) struct Table {
     pub(crate) object: &'static Object,
     rows: Vec<Row>,
     external: HashMap<String, usize>,
+    /// Place and the id it was given, both ways.
+    given: HashMap<usize, String>,
+    given_places: HashMap<String, usize>,
     /// What nobody has been told of yet; undone with the rows when a call is rolled back.
     changes: Vec<Change>,
 }
@@ -71,6 +74,8 @@ impl Table {
             object,
             rows: Vec::new(),
             external: HashMap::new(),
+            given: HashMap::new(),
+            given_places: HashMap::new(),
             changes: Vec::new(),
         }
     }
@@ -80,13 +85,23 @@ impl Table {
     }
 
     pub(crate) fn id(&self, place: usize) -> String {
-        id18(self.object.prefix, place)
+        let given = self.given.get(&place).cloned();
+        given.unwrap_or_else(|| id18(self.object.prefix, place))
+    }
+
+    /// From now on the row at `place` has this id of 18 characters.
+    pub(super) fn give_id(&mut self, place: usize, id: &str) {
+        self.given.insert(place, id.to_owned());
+        self.given_places.insert(id[..15].to_owned(), place);
     }
 
     /// The place an id speaks of, whether the row is deleted or not.
     pub(crate) fn place(&self, id: &str) -> Option<usize> {
         if !id.is_ascii() || !matches!(id.len(), 15 | 18) || !id.starts_with(self.object.prefix) {
             return None;
+        }
+        if let Some(place) = self.given_places.get(&id[..15]) {
+            return Some(*place);
         }
         let place = id[8..15].bytes().try_fold(0usize, |sum, byte| {
             Some(sum * 62 + BASE62.iter().position(|c| *c == byte)?)

@@ -344,6 +344,10 @@ async fn the_switches_work_here_too() {
         .get(format!("{}/control/stats", practice.org.control_url())))
     .await;
     assert_eq!(stats.json()["bulk1_invalid_session"], 0);
+    // Refused before the body was read.
+    let dead = call(&practice, Method::POST, "/job", "dead", "", "body").await;
+    assert_eq!(refusal(&dead).0, "InvalidSessionId");
+    assert_eq!(practice.org.requests(1000).last().unwrap().body_bytes, 0);
     practice.control("down", json!({"api": true})).await;
     assert!(
         request(&practice, Method::GET, "/job/x", &token, "")

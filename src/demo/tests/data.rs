@@ -199,6 +199,15 @@ async fn queries_filter_count_and_refuse() {
             "{text}"
         );
     }
+    let text = "SELECT+Id,Account.Name+FROM+Contact";
+    let columns = practice
+        .get(&format!("{DATA}/query?q={text}&columns=true"), &token)
+        .await
+        .json();
+    let name = |column: &Value| column["columnName"].clone();
+    let both = columns["columnMetadata"].as_array().unwrap();
+    assert_eq!(both.iter().map(name).collect::<Vec<_>>(), ["Id", "Account"]);
+    assert_eq!(name(&both[1]["joinColumns"][0]), "Name");
     let lost = practice
         .get(&format!("{DATA}/query/01gSB0000000999AAA-2000"), &token)
         .await;

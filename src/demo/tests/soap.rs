@@ -355,6 +355,22 @@ async fn the_switches_work_here_too() {
 }
 
 #[tokio::test]
+async fn a_scripted_answer_can_come_before_the_body_is_read_and_a_refusal_cannot() {
+    let practice = start(|settings| settings.early_401 = true).await;
+    let token = practice.token().await;
+    practice.control("api", json!({"status": 503, "body": "busy"})).await;
+    let body = envelope(PARTNER, &token, "", "<getUserInfo/>");
+    assert_eq!(post(&practice, "u/66.0", body).await.status, 503);
+    let last = || practice.org.requests(1000).pop().unwrap();
+    assert_eq!((last().body_bytes, last().token_known), (0, false));
+    let body = envelope(PARTNER, "dead", "", "<getUserInfo/>");
+    let length = body.len() as u64;
+    assert_eq!(fault(&post(&practice, "u/66.0", body).await).0, "sf:INVALID_SESSION_ID");
+    assert_eq!(last().body_bytes, length);
+    practice.stop().await;
+}
+
+#[tokio::test]
 async fn at_another_host_there_is_no_session() {
     let practice = start(|settings| settings.login_port = Some(0)).await;
     let token = practice.token().await;

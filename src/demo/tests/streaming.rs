@@ -1,134 +1,15 @@
 //! The Streaming API: handshake, long polls, replay, cookies, and how dead tokens are told.
 
+mod bayeux;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{DATA, Got, Practice, eventually, got, start};
-
-const COMETD: &str = "/cometd/60.0";
-const EVENT: &str = "/event/Practice_Event__e";
-const SOON: Duration = Duration::from_secs(5);
-
-/// A client as cometd.js and Faye are: it keeps its cookies and its id.
-pub(super) struct Bayeux<'a> {
-    practice: &'a Practice,
-    token: String,
-    cookies: BTreeMap<String, String>,
-    id: String,
-}
-
-impl<'a> Bayeux<'a> {
-    fn new(practice: &'a Practice, token: &str) -> Self {
-        Self {
-            practice,
-            token: token.to_owned(),
-            cookies: BTreeMap::new(),
-            id: String::new(),
-        }
-    }
-
-    /// With its handshake and its first poll done.
-    pub(super) async fn connected(practice: &'a Practice, token: &str) -> Self {
-        let mut client = Self::new(practice, token);
-        let shaken = client.handshake().await;
-        assert_eq!(shaken["successful"], true, "{shaken}");
-        let greeted = client.connect().await;
-        assert_eq!(greeted.last().unwrap()["successful"], true, "{greeted:?}");
-        client
-    }
-
-    async fn post(&self, body: &Value) -> Got {
-        let mut request = self.practice.call(Method::POST, COMETD, &self.token).json(body);
-        if !self.cookies.is_empty() {
-            let pairs = self.cookies.iter().map(|(name, value)| format!("{name}={value}"));
-            request = request.header("cookie", pairs.collect::<Vec<_>>().join("; "));
-        }
-        got(request).await
-    }
-
-    async fn say(&self, message: Value) -> Vec<Value> {
-        let answer = self.post(&json!([message])).await;
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        answer.json().as_array().unwrap().clone()
-    }
-
-    async fn handshake(&mut self) -> Value {
-        let message = json!({"channel": "/meta/handshake", "id": "1", "version": "1.0",
-            "supportedConnectionTypes": ["websocket", "long-polling"], "ext": {"replay": true}});
-        let answer = self.post(&json!([message])).await;
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        for cookie in set_cookies(&answer) {
-            let (pair, _) = cookie.split_once(';').unwrap();
-            let (name, value) = pair.split_once('=').unwrap();
-            self.cookies.insert(name.to_owned(), value.to_owned());
-        }
-        let reply = answer.json()[0].clone();
-        self.id = reply["clientId"].as_str().unwrap_or("").to_owned();
-        reply
-    }
-
-    /// Events, then the poll's own reply.
-    async fn connect(&self) -> Vec<Value> {
-        let message =
-            json!({"channel": "/meta/connect", "id": "2", "clientId": self.id, "connectionType": "long-polling"});
-        self.say(message).await
-    }
-
-    pub(super) async fn subscribe(&self, channel: &str, replay: Option<i64>) -> Value {
-        let mut message =
-            json!({"channel": "/meta/subscribe", "id": "3", "clientId": self.id, "subscription": channel});
-        if let Some(replay) = replay {
-            message["ext"] = json!({"replay": {channel: replay}});
-        }
-        self.say(message).await.remove(0)
-    }
-
-    /// The messages that the next poll brings.
-    pub(super) async fn events(&self) -> Vec<String> {
-        let mut replies = self.connect().await;
-        assert_eq!(replies.pop().unwrap()["successful"], true);
-        let texts = replies
-            .iter()
-            .map(|reply| reply["data"]["payload"]["Message__c"].as_str().unwrap());
-        texts.map(str::to_owned).collect()
-    }
-}
-
-fn set_cookies(answer: &Got) -> Vec<&str> {
-    let cookies = answer
-        .headers
-        .get_all("set-cookie")
-        .into_iter()
-        .map(|c| c.to_str().unwrap());
-    cookies
-        .filter(|c| c.starts_with("BAYEUX") || c.starts_with("sfdc-stream"))
-        .collect()
-}
-
-async fn publish(practice: &Practice, token: &str, message: &str) {
-    let path = format!("{DATA}/sobjects/Practice_Event__e");
-    let answer = practice
-        .send(
-            Method::POST,
-            &path,
-            token,
-            json!({"Message__c": message, "Number__c": 2.5}),
-        )
-        .await;
-    assert_eq!(answer.status, 201, "{}", answer.text);
-    let body = answer.json();
-    assert_eq!(
-        (&body["success"], &body["errors"][0]["statusCode"]),
-        (&json!(true), &json!("OPERATION_ENQUEUED"))
-    );
-}
-
-fn error(reply: &Value) -> &str {
-    assert_eq!(reply["successful"], false, "{reply}");
-    reply["error"].as_str().unwrap()
-}
+use super::{DATA, eventually, got, start};
+pub(super) use bayeux::Bayeux;
+use bayeux::{COMETD, EVENT, SOON, error, publish, set_cookies};
 
 #[tokio::test]
 async fn a_client_shakes_hands_subscribes_and_gets_an_event_while_it_polls() {

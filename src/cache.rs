@@ -300,7 +300,6 @@ impl Expiry<Key, Arc<Entry>> for Keep {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "moka's shape")]
 fn weight(key: &Key, entry: &Arc<Entry>) -> u32 {
     let line = |name: &HeaderName, value: &HeaderValue| (name.as_str().len() + value.len() + 64) as u64;
     let lines = |lines: &[(HeaderName, HeaderValue)]| lines.iter().map(|(name, value)| line(name, value)).sum::<u64>();

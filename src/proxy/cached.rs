@@ -204,7 +204,7 @@ impl Lookup {
     /// The org has answered. `Some`: it confirmed what is kept, which is the answer then. Otherwise its own passes, and is
     /// copied on its way if it may be.
     pub(super) fn settle(
-        mut self: Box<Self>,
+        mut self,
         account: &Account,
         head: &Head,
         token: &Token,

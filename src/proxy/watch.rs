@@ -83,7 +83,7 @@ pub struct Watch {
 
 enum Kind {
     /// For the cache.
-    Copy(Copying),
+    Copy(Box<Copying>),
     Bayeux {
         headers: HeaderMap,
         seen: Vec<u8>,
@@ -113,7 +113,7 @@ impl Watch {
     /// Keeps what passes, for the cache.
     pub fn copy(copy: Copying) -> Self {
         Self {
-            kind: Kind::Copy(copy),
+            kind: Kind::Copy(Box::new(copy)),
             report: None,
         }
     }

@@ -768,3 +768,41 @@ async fn a_purge_forgets_an_answer_that_is_on_its_way() {
     assert_eq!(get(&app, DESCRIBE, "").await.text(), "new");
     Arc::into_inner(app).unwrap().stop().await;
 }
+
+/// Descriptions of a real-looking org: no `Last-Modified`, no `ETag`, and `If-Modified-Since` counts.
+#[cfg(feature = "demo")]
+#[tokio::test]
+async fn the_practice_org_confirms_its_descriptions() {
+    use sf_token_proxy::demo::{Org, Settings};
+
+    let mut org = Org::start(Settings::practice().unwrap()).await.unwrap();
+    let files = org.write_files(None).unwrap();
+    let secret = files.client_credentials.as_ref().unwrap();
+    let yaml = json!({
+        "listeners": [{"address": "127.0.0.1:0"}],
+        "admin": {"address": "127.0.0.1:0"},
+        "orgs": {"main": {"login_url": files.login_url, "cache": {"ttl": "1s"}, "grant": {"client_credentials": {
+            "client_id": secret.client_id, "client_secret": format!("file:{}", secret.secret_file.display()),
+        }}}},
+        "upstream": {"ca_file": files.ca_file},
+    });
+    let config = config::from_yaml(&yaml.to_string(), "test", &Vars::default()).unwrap();
+    let app = Running::start_with(config, tempfile::tempdir().unwrap()).await;
+    for path in [DESCRIBE, "/services/data/v60.0/sobjects"] {
+        let first = get(&app, path, "Accept-Encoding: gzip").await;
+        assert_eq!((first.status, first.header("content-encoding")), (200, vec!["gzip"]));
+        let second = get(&app, path, "Accept-Encoding: gzip").await;
+        assert_eq!(second.body, first.body);
+        let plain = get(&app, path, "").await;
+        assert!(plain.body.len() > first.body.len() && plain.body[0] == b'{', "{path}");
+        let confirmed = until(&app, path, "fwd-status=304").await;
+        assert_eq!((confirmed.status, &confirmed.body), (200, &plain.body), "{path}");
+    }
+    // Nothing is documented of dates here: asked as usual.
+    let versions = get(&app, "/services/data", "").await;
+    let again = until(&app, "/services/data", "fwd=").await;
+    assert!(!again.header("cache-status")[0].contains("fwd-status"), "{again:?}");
+    assert_eq!(again.body, versions.body);
+    app.stop().await;
+    org.stop().await;
+}

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     account::Account,
     body::{Store, Upload},
+    cached::{self, Found},
     envelope::{self, Unfit},
     error::{CallError, not_repeated_status},
     guard::{Refusal, Rules},
@@ -42,6 +43,7 @@ use super::{
     watch::{Suspect, Suspects, Watch},
 };
 use crate::{
+    cache::Cache,
     local_login::{self, Login},
     token::Token,
 };
@@ -67,6 +69,7 @@ pub struct Proxy {
     /// Set on every call.
     headers: Vec<(HeaderName, HeaderValue)>,
     suspects: Suspects,
+    cache: Option<Arc<Cache>>,
 }
 
 /// A listener's way in: its rules, and the proxy behind them.
@@ -237,8 +240,22 @@ impl Door {
             return Box::pin(self.login(&login, call, record)).await;
         }
         let proxy = &*self.proxy;
+        let lookup = match &proxy.cache {
+            Some(cache) => match Box::pin(self.look_up(cache, call, record)).await? {
+                Found::Kept(kept) => return Ok(Reply::Own(kept)),
+                Found::Ask(lookup) => lookup,
+            },
+            None => None,
+        };
+        let (mut answer, mut token) = proxy.call(call, record).await?;
+        if let Some(lookup) = &lookup
+            && lookup.is_of_another(&call.account, &call.head, &token, answer.response.status())
+        {
+            lookup.withdraw_conditions(&mut call.head);
+            answer.response.into_body().abandon();
+            (answer, token) = Box::pin(proxy.call(call, record)).await?;
+        }
         let call = &*call;
-        let (answer, token) = proxy.call(call, record).await?;
         // The answer passes: there is no repeat any more.
         call.upload.settle();
         let mut response = answer.response;
@@ -250,6 +267,11 @@ impl Door {
         }
         proxy.watch(call, &token, &mut response);
         proxy.calls.see_limits(response.headers());
+        if let Some(lookup) = lookup
+            && let Some(kept) = lookup.settle(&call.account, &call.head, &token, &mut response, self.plain)
+        {
+            return Ok(Reply::Own(kept));
+        }
         let instance = token.instance_for(call.head.target.path());
         let headers = response.headers_mut();
         // Of a token with several hosts: made relative, it may lead to another of them.
@@ -266,6 +288,25 @@ impl Door {
             headers.insert(header::LOCATION, location);
         }
         Ok(Reply::Org(response))
+    }
+
+    /// Whether the cache has the answer; or what to do with the org's. Only whoever could call gets what is kept.
+    async fn look_up(&self, cache: &Arc<Cache>, call: &mut Call, record: &mut Record) -> Result<Found, CallError> {
+        let Some(asks) = cached::concerns(cache, &call.head, !call.upload.is_empty()) else {
+            return Ok(Found::Ask(None));
+        };
+        let token = match call.account.tokens.current() {
+            Some(token) => token,
+            None => waiting(record, call.account.tokens.get()).await?,
+        };
+        Ok(cached::look_up(
+            cache,
+            asks,
+            &call.account,
+            &mut call.head,
+            &token,
+            self.plain,
+        ))
     }
 
     /// Reads as much of the body as tells where the credential goes, or that the call is a login.
@@ -404,7 +445,14 @@ impl Proxy {
             store,
             body_idle,
             headers,
+            cache: None,
         }
+    }
+
+    /// With answers that are kept.
+    #[must_use]
+    pub fn with_cache(self, cache: Option<Arc<Cache>>) -> Self {
+        Self { cache, ..self }
     }
 
     /// Asks the org about suspected tokens until `stop`.

@@ -12,6 +12,7 @@ mod admin;
 #[cfg(feature = "demo")]
 mod binary;
 mod bulk1;
+mod cache;
 mod check;
 #[cfg(feature = "demo")]
 mod cometd;

@@ -66,7 +66,7 @@ impl Limits {
 
 /// Windows for callers that speak HTTP/2: small enough that stalled streams cannot starve the others
 /// (`performance.md`: with hyper's defaults eight of them can).
-const H2_STREAM_WINDOW: u32 = 256 * 1024;
+const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 const H2_STREAMS: u32 = H2_CONNECTION_WINDOW / H2_STREAM_WINDOW;
 /// The org takes 16 KiB of target and headers each (SF §3.4); what is too long is for it to say.

@@ -44,9 +44,15 @@ fn check(path: &str, family: Surface, resolved: &[Vec<u8>]) {
         Surface::Rest => under(&["services", "data"]),
         Surface::ApexRest => under(&["services", "apexrest"]),
         Surface::Identity => under(&["id"]) || (under(&["services", "oauth2", "userinfo"]) && resolved.len() == 3),
+        Surface::Bulk1 => under(&["services", "async"]),
+        Surface::Soap => under(&["services", "Soap"]) || under(&["services", "soap"]),
+        Surface::Cometd => under(&["cometd"]),
+        Surface::PubSub => under(&["eventbus.v1.PubSub"]),
+        // It goes nowhere.
+        Surface::LocalLogin => true,
         Surface::DataCloud => under(&["api", "v1"]) || under(&["api", "v2"]),
         Surface::Extra => under(&["b"]) || (under(&["sink"]) && resolved.len() == 1),
-        Surface::Platform => !token_endpoints,
+        Surface::MarketingSoap | Surface::Platform => !token_endpoints,
     };
     let shown: Vec<_> = resolved.iter().map(|part| String::from_utf8_lossy(part)).collect();
     assert!(

@@ -3,7 +3,7 @@
 //! A SOAP call has its session in the envelope, and its first element says whether it is a login, which is answered here. A
 //! CometD handshake may be repeated, other messages may not. What is read is held and sent all the same.
 //!
-//! Owns: nothing. Units: bytes; at most [`HEAD_BYTES`] of an envelope, [`MESSAGES`] of Bayeux messages.
+//! Owns: nothing. Units: bytes; at most [`HEAD_BYTES`] of an envelope, 16 KiB of Bayeux messages.
 //! Fails with: [`CallError`]: an envelope in which no session can be set is not sent.
 
 use serde_json::Value;

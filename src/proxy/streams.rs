@@ -1,7 +1,7 @@
 //! HTTP/2 connections to the org, each shared by many calls.
 //!
 //! Owns: the open connections, by instance, and the count of calls on each. Invariants: a connection takes at most
-//! [`MOST_STREAMS`] calls at one time, and no more than its server allows; the next call gets another connection; one without
+//! 100 calls at one time, and no more than its server allows; the next call gets another connection; one without
 //! calls for `pool_idle_timeout` is closed; one that the org is leaving (GOAWAY) takes no new calls; of those who need a
 //! connection to the same host one makes it, and the others wait for it. Units: time in the sweeper's rounds.
 

@@ -25,6 +25,7 @@ use prometheus::IntGauge;
 use tokio::time::{Instant, Sleep};
 
 use super::{
+    headers,
     inflate::Inflate,
     splice::{Replacement, Splice},
 };
@@ -435,8 +436,9 @@ impl State {
             self.complete = true;
             return Poll::Ready(Ok(None));
         };
-        let frame = frame.map_err(|error| self.fail(error))?;
-        if let Some(trailers) = frame.trailers_ref() {
+        let mut frame = frame.map_err(|error| self.fail(error))?;
+        if let Some(trailers) = frame.trailers_mut() {
+            headers::strip_trailers(trailers);
             self.trailers = Some(trailers.clone());
         }
         self.complete = !frame.is_data() || self.source.is_end_stream();

@@ -23,9 +23,9 @@ mod egress;
 mod flows;
 mod guard;
 mod hard_cases;
-mod local_login;
 #[cfg(feature = "demo")]
 mod http2;
+mod local_login;
 #[cfg(feature = "demo")]
 mod login;
 #[cfg(all(feature = "demo", target_os = "linux"))]
@@ -44,9 +44,10 @@ mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;
-mod soap;
 #[cfg(feature = "demo")]
 mod site;
+mod soap;
+mod soap_hard_cases;
 #[cfg(feature = "demo")]
 mod stages;
 #[cfg(all(feature = "demo", unix))]

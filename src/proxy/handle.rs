@@ -399,7 +399,12 @@ fn upload_to_edit(headers: &mut HeaderMap, body: Incoming, store: &Store, idle: 
 /// jsforce asks the identity service with its token in the query, where the org might prefer it to the header (not
 /// confirmed). The token goes into the header alone.
 fn without_credential(target: PathAndQuery) -> PathAndQuery {
-    let is_credential = |pair: &&str| matches!(pair.split('=').next(), Some("oauth_token" | "access_token"));
+    // The name as a server reads it, percent-encoded or not.
+    let is_credential = |pair: &&str| {
+        let mut read = url::form_urlencoded::parse(pair.as_bytes());
+        read.next()
+            .is_some_and(|(name, _)| matches!(&*name, "oauth_token" | "access_token"))
+    };
     let Some(query) = target
         .query()
         .filter(|query| query.split('&').any(|pair| is_credential(&pair)))
@@ -749,6 +754,7 @@ mod tests {
             ("/id/00D/005?version=latest", "/id/00D/005?version=latest"),
             ("/id/00D/005?", "/id/00D/005?"),
             ("//services/oauth2/userinfo", "//services/oauth2/userinfo"),
+            ("/id/o/u?oauth%5Ftoken=CANARY&a=b%5F", "/id/o/u?a=b%5F"),
         ];
         for (came, expected) in table {
             let target = PathAndQuery::try_from(came).unwrap();

@@ -15,7 +15,6 @@
 //! | [`store`] | where tokens live beyond the process |
 //! | [`proxy`] | what happens to one call; read `proxy/handle.rs` first |
 //! | [`local_login`] | what SDKs are told that insist on logging in |
-//! | [`local_login`] | what SDKs are told that insist on logging in |
 //! | [`server`] | how connections are accepted, limited and ended |
 //! | [`cache`] | which answers are kept and given again |
 //! | [`admin`] | probes, metrics and the cache's purge |

@@ -135,6 +135,13 @@ impl Token {
         }
     }
 
+    /// Signed claims, not the name of a session.
+    pub fn is_jwt(&self) -> bool {
+        let secret = self.secret.expose_secret();
+        // Every one begins with a JSON object in base64.
+        secret.starts_with("eyJ") && secret.split('.').count() == 3
+    }
+
     /// Where a call to this path goes.
     pub fn instance_for(&self, path: &str) -> &Arc<Instance> {
         let under = |prefix: &str| path == prefix || (prefix.ends_with('/') && path.starts_with(prefix));
@@ -364,6 +371,10 @@ mod tests {
         assert_eq!(token("eyJhbGciOi.eyJ.x").org_id(), None);
         assert_eq!(token("005SB0000001pRC!AQ.x").org_id(), None);
         let mut jwt = token("eyJhbGciOi.eyJ.x");
+        assert!(jwt.is_jwt());
+        for other in ["00Dxx0000001gER!AQ.x.y", "eyJ", "eyJhbGciOi.x"] {
+            assert!(!token(other).is_jwt(), "{other}");
+        }
         jwt.identity = Some(Arc::new(Identity {
             org_id: "00DSB0000001pRC2AY".into(),
             user_id: "005SB0000001pRC2AY".into(),

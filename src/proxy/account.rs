@@ -16,7 +16,7 @@ use tokio_util::sync::DropGuard;
 use super::{
     probe::{Finding, Prober},
     upstream::Upstream,
-    verdict::UNAUTHORIZED_HEAD,
+    verdict::{BULK_INVALID_SESSION, SOAP_INVALID_SESSION, UNAUTHORIZED_HEAD},
 };
 use crate::token::{Token, TokenError, Tokens};
 
@@ -105,9 +105,15 @@ impl Account {
         }
     }
 
-    /// A 401 to `HEAD` does not tell which it is (SF §4.1); a token that the org takes elsewhere is not withdrawn for it.
+    /// A 401 to `HEAD` does not tell which it is (SF §4.1), and a token in JWT format is none to SOAP and Bulk API 1.0 however
+    /// alive it is (SF §3.6, §10); one that the org takes elsewhere is not withdrawn for it.
     pub async fn only_this_resource(&self, upstream: &Upstream, refused: &Token, reason: &str) -> bool {
-        reason == UNAUTHORIZED_HEAD && self.ask(upstream, refused).await == Finding::Alive
+        let tells_little = match reason {
+            UNAUTHORIZED_HEAD => true,
+            SOAP_INVALID_SESSION | BULK_INVALID_SESSION => refused.is_jwt(),
+            _ => false,
+        };
+        tells_little && self.ask(upstream, refused).await == Finding::Alive
     }
 
     /// An answer said that this token is dead, and was passed on. It is withdrawn if the org says so too.

@@ -25,6 +25,7 @@ use prometheus::IntGauge;
 use tokio::time::{Instant, Sleep};
 
 use super::{
+    headers,
     inflate::Inflate,
     splice::{Replacement, Splice},
 };
@@ -233,8 +234,6 @@ impl Upload {
         limit: usize,
         mut judge: impl FnMut(&[u8], bool) -> Option<T>,
     ) -> Result<Option<T>, UploadError> {
-        /// From here on it judges only what has doubled, so that many small chunks cost no more than few large ones.
-        const OFTEN: usize = 16 * 1024;
         let Some(shared) = &self.0 else {
             return Ok(judge(&[], true));
         };
@@ -246,7 +245,7 @@ impl Upload {
             seen.extend_from_slice(chunk.as_deref().unwrap_or_default());
             let whole = shared.lock().complete;
             let full = seen.len() >= limit;
-            if whole || full || seen.len() < OFTEN || seen.len() >= 2 * judged {
+            if whole || full || is_worth_judging(seen.len(), judged) {
                 judged = seen.len();
                 let found = judge(&seen, whole);
                 if found.is_some() || whole || full {
@@ -435,8 +434,9 @@ impl State {
             self.complete = true;
             return Poll::Ready(Ok(None));
         };
-        let frame = frame.map_err(|error| self.fail(error))?;
-        if let Some(trailers) = frame.trailers_ref() {
+        let mut frame = frame.map_err(|error| self.fail(error))?;
+        if let Some(trailers) = frame.trailers_mut() {
+            headers::strip_trailers(trailers);
             self.trailers = Some(trailers.clone());
         }
         self.complete = !frame.is_data() || self.source.is_end_stream();
@@ -469,6 +469,14 @@ impl Drop for Shared {
         let kept = self.lock().kept_cost;
         self.store.give_back(kept);
     }
+}
+
+/// Whether what was read ahead is enough more than at the last judgement, which begins anew each time: many small chunks may not
+/// cost much more than few large ones.
+fn is_worth_judging(seen: usize, judged: usize) -> bool {
+    /// A usual head is as long; up to here each chunk is judged.
+    const OFTEN: usize = 1024;
+    seen <= OFTEN || seen >= 2 * judged
 }
 
 /// The body of one attempt, as the org's connection reads it.
@@ -602,5 +610,23 @@ impl Patience {
             }
             timer.as_mut().reset(deadline);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_bytes_are_not_judged_one_by_one() {
+        let (mut judged, mut cost) = (0, 0);
+        for seen in 1..=256 * 1024 {
+            if is_worth_judging(seen, judged) {
+                judged = seen;
+                cost += seen;
+            }
+        }
+        assert!(judged >= 128 * 1024, "it goes on: {judged}");
+        assert!(cost < 2 * 1024 * 1024, "{cost} bytes looked at");
     }
 }

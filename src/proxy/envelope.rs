@@ -99,7 +99,9 @@ pub enum Unfit {
     NoBody,
     #[error("the envelope ends before its operation: send it whole, and check Content-Length")]
     CutShort,
-    #[error("the envelope's head has too many namespaces or too many levels: at most 128 declarations may be in scope")]
+    #[error(
+        "the envelope's head has too many levels or namespaces, or too long ones: at most 128 declarations may be in scope, of 2 KiB each"
+    )]
     TooComplex,
     #[error("the first {} KiB of the envelope do not reach its operation: send a shorter Header", HEAD_BYTES / 1024)]
     TooLong,

@@ -346,7 +346,7 @@ fn proxy_status(row: &Row) -> HeaderValue {
 /// What an answer of the org's carries when it could not be helped: the token was refused and the call not repeatable.
 pub fn not_repeated_status(status: StatusCode, why: &str) -> HeaderValue {
     HeaderValue::try_from(format!(
-        "{PROXY_NAME}; received-status={}; details=\"not repeated: {why}; send the call again\"",
+        "{PROXY_NAME}; received-status={}; details=\"not repeated: {why}\"",
         status.as_u16()
     ))
     .unwrap_or_else(|_| HeaderValue::from_static(PROXY_NAME))

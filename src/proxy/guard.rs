@@ -164,12 +164,15 @@ impl Rules {
         }
     }
 
-    /// Whether `host[:port]` is one of the listener's names. Any port: it may be forwarded or published under another.
+    /// Whether `host[:port]` is one of the listener's names. Any port: it may be forwarded or published under another. Nothing
+    /// else may follow: answers of ours lead back to it (`local_login.rs`), and `localhost:1@elsewhere` is another host.
     fn knows(&self, host: &str) -> bool {
-        let name = if let Some(rest) = host.strip_prefix('[') {
-            rest.split(']').next().unwrap_or_default()
-        } else {
-            host.rsplit_once(':').map_or(host, |(name, _port)| name)
+        let split = match host.strip_prefix('[') {
+            Some(rest) => rest.split_once(']'),
+            None => Some(host.split_at(host.find(':').unwrap_or(host.len()))),
+        };
+        let Some((name, _)) = split.filter(|(_, port)| is_port(port)) else {
+            return false;
         };
         let name = name.strip_suffix('.').unwrap_or(name);
         self.hosts.iter().any(|own| own.eq_ignore_ascii_case(name))
@@ -189,6 +192,15 @@ impl Rules {
             _ => Ok(()),
         }
     }
+}
+
+/// Nothing, or `:` and a number that a port can have; none is as good as the scheme's (RFC 3986 §3.2.3).
+fn is_port(text: &str) -> bool {
+    let number = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    text.is_empty()
+        || text
+            .strip_prefix(':')
+            .is_some_and(|port| port.is_empty() || number(port))
 }
 
 #[cfg(test)]
@@ -240,6 +252,7 @@ mod tests {
             "127.0.0.1:8080",
             "[::1]:8080",
             "[::1]",
+            "localhost:",
             "10.1.2.3",
             "sf.internal:80",
         ] {
@@ -252,6 +265,15 @@ mod tests {
             "",
             "[::2]",
             "0.0.0.0",
+            "localhost:80@evil.example",
+            "localhost:@evil.example",
+            "localhost:+80",
+            "localhost:65536",
+            "localhost:1:2",
+            "[::1].evil.example",
+            "[::1]@evil.example:80",
+            "[::1",
+            "[localhost",
         ] {
             assert_eq!(
                 judge("/services/data", &[("host", host)]),

@@ -39,7 +39,7 @@ use super::{
     surface::{Placement, Surface, Told, is_list_of_versions},
     upstream::{Answer, Head, Upstream},
     users::Users,
-    verdict::{INSPECT_BYTES, Verdict, at_sight, bayeux, rpc_status, verdict},
+    verdict::{INSPECT_BYTES, UNAUTHORIZED_HEAD, Verdict, at_sight, bayeux, rpc_status, verdict},
     watch::{Suspect, Suspects, Watch},
 };
 use crate::{
@@ -54,6 +54,9 @@ const MOST_SENDS: u32 = 4;
 const INSPECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Of a login's parameters; they are only counted.
 const LOGIN_BYTES: usize = 64 * 1024;
+
+/// Why a dead session is said to be one and is none.
+const NO_JWT_HERE: &str = "the token works elsewhere, but this API takes none in JWT format; turn JWT-based access tokens off in the app's settings";
 
 /// The usual name of `listeners[].users.header`.
 static USER: HeaderName = HeaderName::from_static("x-sfproxy-user");
@@ -201,12 +204,13 @@ impl Door {
         CallError::Guard(refusal)
     }
 
-    /// The address that the caller used, as a URL. The guard has seen that it is one of the listener's names.
+    /// The address that the caller used, as a URL. The guard has seen that it is one of the listener's names. What the target says
+    /// goes before `Host` (RFC 9112 §3.2.2, RFC 9113 §8.3.1).
     fn base(&self, parts: &Parts) -> String {
         let scheme = if self.plain { "http" } else { "https" };
         let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let authority = parts.uri.authority().map(http::uri::Authority::as_str);
-        format!("{scheme}://{}", host.or(authority).unwrap_or("localhost"))
+        format!("{scheme}://{}", authority.or(host).unwrap_or("localhost"))
     }
 
     /// Whose token the call gets.
@@ -371,14 +375,9 @@ fn in_the_body(surface: Surface) -> bool {
 
 /// A body into which the credential goes: it must be readable, and its length changes.
 fn upload_to_edit(headers: &mut HeaderMap, body: Incoming, store: &Store, idle: Duration) -> Result<Upload, CallError> {
-    // What the header says of the characters goes before what the envelope says of itself.
-    let content_type = headers
-        .get(header::CONTENT_TYPE)
-        .map(|kind| kind.to_str().unwrap_or_default());
-    if content_type
-        .and_then(charset)
-        .is_some_and(|charset| !envelope::keeps_ascii(charset))
-    {
+    // What the header says of the characters goes before what the envelope says of itself. Said twice, nobody knows which counts.
+    let mut content_types = headers.get_all(header::CONTENT_TYPE).iter();
+    if !content_types.all(|kind| charsets(kind.to_str().unwrap_or_default()).all(envelope::keeps_ascii)) {
         return Err(Unfit::Encoding.into());
     }
     headers.remove(header::CONTENT_LENGTH);
@@ -400,7 +399,12 @@ fn upload_to_edit(headers: &mut HeaderMap, body: Incoming, store: &Store, idle: 
 /// jsforce asks the identity service with its token in the query, where the org might prefer it to the header (not
 /// confirmed). The token goes into the header alone.
 fn without_credential(target: PathAndQuery) -> PathAndQuery {
-    let is_credential = |pair: &&str| matches!(pair.split('=').next(), Some("oauth_token" | "access_token"));
+    // The name as a server reads it, percent-encoded or not.
+    let is_credential = |pair: &&str| {
+        let mut read = url::form_urlencoded::parse(pair.as_bytes());
+        read.next()
+            .is_some_and(|(name, _)| matches!(&*name, "oauth_token" | "access_token"))
+    };
     let Some(query) = target
         .query()
         .filter(|query| query.split('&').any(|pair| is_credential(&pair)))
@@ -417,12 +421,12 @@ fn without_credential(target: PathAndQuery) -> PathAndQuery {
     PathAndQuery::try_from(text).unwrap_or(target)
 }
 
-/// The `charset` of a `Content-Type`.
-fn charset(content_type: &str) -> Option<&str> {
-    content_type.split(';').skip(1).find_map(|parameter| {
+/// Each `charset` of a `Content-Type`. Some clients put it in the wrong quotes.
+fn charsets(content_type: &str) -> impl Iterator<Item = &str> {
+    content_type.split(';').skip(1).filter_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
         let is_charset = name.trim().eq_ignore_ascii_case("charset");
-        is_charset.then(|| value.trim().trim_matches('"'))
+        is_charset.then(|| value.trim().trim_matches(['"', '\'']))
     })
 }
 
@@ -566,18 +570,18 @@ impl Proxy {
             self.calls.rejected(call.head.surface, reason);
             tracing::debug!(org = %account.tokens.org(), generation = refused.generation.0, reason, sends, "token refused");
             // From here on the refused attempt reads no more of the caller: what is kept has to stay whole.
-            if let Err(why) = call.upload.hold_for_repeat() {
-                account.tokens.reject(refused.generation);
-                self.calls.not_repeatable(why);
-                tell_not_repeated(&mut answer, why.as_str());
+            let held = call.upload.hold_for_repeat();
+            let only_here = Box::pin(account.only_this_resource(&self.upstream, &refused, reason));
+            if waiting(record, only_here).await {
+                if reason != UNAUTHORIZED_HEAD {
+                    tell_not_repeated(&mut answer, NO_JWT_HERE);
+                }
                 return Ok((answer, refused));
             }
-            if waiting(
-                record,
-                Box::pin(account.only_this_resource(&self.upstream, &refused, reason)),
-            )
-            .await
-            {
+            if let Err(why) = held {
+                account.tokens.reject(refused.generation);
+                self.calls.not_repeatable(why);
+                tell_not_repeated(&mut answer, &format!("{}; send the call again", why.as_str()));
                 return Ok((answer, refused));
             }
             let next = if sends == 1 {
@@ -750,6 +754,7 @@ mod tests {
             ("/id/00D/005?version=latest", "/id/00D/005?version=latest"),
             ("/id/00D/005?", "/id/00D/005?"),
             ("//services/oauth2/userinfo", "//services/oauth2/userinfo"),
+            ("/id/o/u?oauth%5Ftoken=CANARY&a=b%5F", "/id/o/u?a=b%5F"),
         ];
         for (came, expected) in table {
             let target = PathAndQuery::try_from(came).unwrap();

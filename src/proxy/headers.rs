@@ -58,6 +58,14 @@ pub fn strip_request(headers: &mut HeaderMap) {
     }
 }
 
+/// The same for what follows a body: some servers take headers from there.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_request(trailers);
+    // They say nothing here, and HTTP/2 has no `Connection`.
+    trailers.remove(header::TE);
+    trailers.remove(header::CONNECTION);
+}
+
 /// What kinds of headers a message has: looked at once, because most have none that need work.
 #[derive(Clone, Copy)]
 struct Found(u8);

@@ -71,12 +71,13 @@ pub async fn read_ahead(surface: Surface, path: &str, upload: &Upload) -> Result
     Ok(Ahead::Edits(envelope.edits))
 }
 
-/// The org's own operations. A class may have one of the same name in a namespace of its own; elsewhere one with a wrong namespace
-/// would take the app's password to the org for nothing.
+/// The org's own operations. Only a class may have one of the same name, in a namespace of its own; elsewhere one with a wrong
+/// namespace, or at a path that has none, would take the app's password to the org for nothing.
 fn is_session(operation: &Operation, path_namespace: &str) -> bool {
-    let of_the_org = |namespace: &str| namespace.starts_with("urn:") && namespace.ends_with(".soap.sforce.com");
+    let of_a_class = |namespace: &str| namespace.starts_with("http://soap.sforce.com/schemas/");
     let is_one = matches!(operation.name.as_str(), "login" | "logout");
-    is_one && (of_the_org(&operation.namespace) || of_the_org(path_namespace))
+    let of_the_org = operation.namespace.starts_with("urn:") && operation.namespace.ends_with(".soap.sforce.com");
+    is_one && (of_the_org || !(of_a_class(&operation.namespace) || of_a_class(path_namespace)))
 }
 
 fn is_handshake(body: &[u8]) -> bool {
@@ -108,6 +109,14 @@ mod tests {
         assert!(!is("http://soap.sforce.com/schemas/class/Account", "login"));
         assert!(at("urn:partner.soap.sforce.com", "urn:misspelt", "login"));
         assert!(!at("urn:partner.soap.sforce.com", "urn:misspelt", "query"));
+        // The Metadata API has no login: a client that asks it for one has the wrong path.
+        let metadata = "http://soap.sforce.com/2006/04/metadata";
+        assert!(at(metadata, metadata, "login"));
+        assert!(at("", "", "login"));
+        let class = "http://soap.sforce.com/schemas/class/Echo";
+        assert!(!at(class, class, "login"));
+        assert!(!at(class, "urn:of.the.class", "login"));
+        assert!(at(class, "urn:partner.soap.sforce.com", "logout"));
     }
 
     #[test]

@@ -290,11 +290,12 @@ pub fn surface(path: &str, serves: Serves, extra_paths: &[String]) -> Result<Sur
     found.ok_or(PathRefusal::NotServed)
 }
 
-/// Marketing Cloud's SOAP service (SF §5.5).
+/// Marketing Cloud's SOAP service (SF §5.5), as a server may read the path: an envelope that came by another spelling would keep
+/// the token of the app's own.
 fn is_fuel_service(path: &str) -> bool {
-    path.rsplit('/')
-        .next()
-        .is_some_and(|last| last.eq_ignore_ascii_case("service.asmx"))
+    let decoded = decode(path.as_bytes());
+    let last = segments(&decoded).filter(|segment| !segment.is_empty()).last();
+    last.is_some_and(|last| last.eq_ignore_ascii_case(b"service.asmx"))
 }
 
 /// The org answers it without a login: it says nothing of the token (SF §6).
@@ -448,6 +449,9 @@ mod tests {
             (Core, "/api/v2/query", Err(PathRefusal::NotServed)),
             (CoreAndDataCloud, "/services/a360/token", Ok(Surface::LocalLogin)),
             (Everything, "/Service.asmx", Ok(Surface::MarketingSoap)),
+            (Everything, "//service.ASMX/", Ok(Surface::MarketingSoap)),
+            (Everything, "/Service.asmx;a=b", Ok(Surface::MarketingSoap)),
+            (Everything, "/Service%2Easmx", Ok(Surface::MarketingSoap)),
             (Everything, "/Service.asmx/x", Ok(Surface::Platform)),
             (Everything, "/hub/v1/dataevents", Ok(Surface::Platform)),
             (Everything, "/services/data/v60.0/", Ok(Surface::Platform)),

@@ -42,8 +42,8 @@ pub const UNAUTHORIZED_HEAD: &str = "unauthorized_head";
 /// A 401 where any means that the token is dead.
 const UNAUTHORIZED: &str = "unauthorized";
 
-const BULK_INVALID_SESSION: &str = "bulk_invalid_session_id";
-const SOAP_INVALID_SESSION: &str = "soap_invalid_session_id";
+pub const BULK_INVALID_SESSION: &str = "bulk_invalid_session_id";
+pub const SOAP_INVALID_SESSION: &str = "soap_invalid_session_id";
 pub const BAYEUX_UNAUTHORIZED: &str = "bayeux_401";
 pub const RPC_AUTH_ERROR: &str = "rpc_auth_error";
 
@@ -146,11 +146,9 @@ fn says_bulk_invalid_session(text: &str) -> bool {
 
 /// `<faultcode>sf:INVALID_SESSION_ID</faultcode>`; the prefix varies (SF §4.2). SOAP 1.2 says `Value` within `Code`.
 fn says_soap_invalid_session(text: &str) -> bool {
-    let codes = [xml_element(text, "faultcode"), xml_element(text, "Value")];
-    let invalid = codes
-        .into_iter()
-        .flatten()
-        .any(|code| code.rsplit(':').next() == Some("INVALID_SESSION_ID"));
+    // In a fault of SOAP 1.1 a `Value` is the caller's own business, in the detail.
+    let code = xml_element(text, "faultcode").or_else(|| xml_element(text, "Value"));
+    let invalid = code.is_some_and(|code| code.rsplit(':').next() == Some("INVALID_SESSION_ID"));
     invalid && !text.to_ascii_lowercase().contains(INCURABLE)
 }
 
@@ -387,6 +385,12 @@ mod tests {
                     "sf:INVALID_SESSION_ID",
                     "This session is not valid for use with the API",
                 ),
+                Verdict::Pass,
+            ),
+            (
+                Soap,
+                500,
+                fault("soapenv:Client", "") + "<detail><Value>INVALID_SESSION_ID</Value></detail>",
                 Verdict::Pass,
             ),
             (Soap, 200, fault("sf:INVALID_SESSION_ID", ""), Verdict::Pass),

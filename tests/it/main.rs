@@ -49,6 +49,7 @@ mod sharing;
 #[cfg(feature = "demo")]
 mod site;
 mod soap;
+mod soap_hard_cases;
 #[cfg(feature = "demo")]
 mod stages;
 #[cfg(all(feature = "demo", unix))]

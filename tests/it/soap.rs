@@ -91,7 +91,7 @@ fn head(path: &str, more: &str) -> String {
     format!("POST {path} HTTP/1.1\nContent-Type: text/xml; charset=utf-8\nSOAPAction: \"\"{more}")
 }
 
-async fn post(proxy: SocketAddr, path: &str, body: &[u8]) -> Reply {
+pub(crate) async fn post(proxy: SocketAddr, path: &str, body: &[u8]) -> Reply {
     let length = format!("\nContent-Length: {}", body.len());
     call(proxy, &head(path, &length), body).await
 }

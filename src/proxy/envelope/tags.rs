@@ -61,6 +61,9 @@ pub(super) struct Tags<'t> {
 /// Stands for a byte that is no UTF-8. No XML has this character.
 const UNREADABLE: char = '\u{1}';
 
+/// As it is written, in bytes. Salesforce's have fewer than a hundred.
+const LONGEST_NAMESPACE: usize = 2048;
+
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// The head as text, byte for byte. Encodings that are supersets of ASCII have the same tags; what of their letters is no UTF-8 is
@@ -162,6 +165,8 @@ impl<'t> Tags<'t> {
             ResolveResult::Unbound => Ok(Cow::Borrowed("")),
             ResolveResult::Unknown(_) => Err(Unfit::NotWellFormed),
             ResolveResult::Bound(namespace) => match namespace.into_inner() {
+                // It is compared, copied and kept for each holder in its scope.
+                long if long.len() > LONGEST_NAMESPACE => Err(Unfit::TooComplex),
                 unreadable if unreadable.contains(UNREADABLE) => Err(Unfit::Encoding),
                 raw => unescape(raw).map_err(|_| Unfit::NotWellFormed),
             },

@@ -351,6 +351,11 @@ fn bombs_are_cheap() {
         ),
         ("holders", with("<p:SessionHeader/>".repeat(14_000)), Ok(())),
         (
+            "a long namespace over many holders",
+            with(format!("<SessionHeader xmlns='{}'/>", "&#110;".repeat(20_000)) + &"<SessionHeader/>".repeat(8_000)),
+            Err(Unfit::TooComplex),
+        ),
+        (
             "holders of many namespaces",
             with((0..6_000).map(|i| format!("<SessionHeader xmlns='u{i}'/>")).collect()),
             Ok(()),

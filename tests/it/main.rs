@@ -23,9 +23,9 @@ mod egress;
 mod flows;
 mod guard;
 mod hard_cases;
-mod local_login;
 #[cfg(feature = "demo")]
 mod http2;
+mod local_login;
 #[cfg(feature = "demo")]
 mod login;
 #[cfg(all(feature = "demo", target_os = "linux"))]
@@ -44,13 +44,15 @@ mod refusal;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;
-mod soap;
 #[cfg(feature = "demo")]
 mod site;
+mod soap;
 #[cfg(feature = "demo")]
 mod stages;
 #[cfg(all(feature = "demo", unix))]
 mod store;
+#[cfg(feature = "demo")]
+mod stream_hard_cases;
 mod tls;
 #[cfg(feature = "demo")]
 mod user_hard_cases;

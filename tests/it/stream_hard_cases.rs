@@ -1,6 +1,6 @@
 //! Streams and shared connections when the org, or the caller, does what it should not.
 
-use std::future::poll_fn;
+use std::{future::poll_fn, net::SocketAddr};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
@@ -9,6 +9,7 @@ use sf_token_proxy::config::Config;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
     task::JoinSet,
 };
 
@@ -160,7 +161,7 @@ async fn ninety_nine_stalled_answers_do_not_starve_the_hundredth() {
 }
 
 /// Pub/Sub that refuses every token in the trailers, and says so after its headers.
-async fn never_let_in() -> (std::net::SocketAddr, JoinSet<()>) {
+async fn never_let_in() -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut tasks = JoinSet::new();
@@ -199,5 +200,47 @@ async fn a_refusal_in_trailers_is_counted_once() {
     // Two attempts, one login more.
     let series = "sf_token_proxy_token_rejections_total{org=\"main\",reason=\"rpc_auth_error\",surface=\"pub_sub\"}";
     assert_eq!((app.metric(series).await, login.logins()), (2.0, 2));
+    app.stop().await;
+}
+
+/// Pub/Sub that reads nothing of what is sent to it, and does not answer. Tells how each stream ended.
+async fn never_reads() -> (SocketAddr, UnboundedReceiver<Reason>, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (told, reasons) = unbounded_channel();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let mut streams = JoinSet::new();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            let told = told.clone();
+            streams.spawn(async move {
+                let reason = poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
+                drop(request);
+                told.send(reason).unwrap();
+            });
+        }
+    });
+    (address, reasons, tasks)
+}
+
+/// What was kept for a repeat goes with the caller, also while the org's window is shut.
+#[tokio::test]
+async fn a_caller_that_gives_up_ends_an_upload_that_nobody_reads() {
+    const KEPT: &str = "sf_token_proxy_replay_bytes";
+    let (address, mut reasons, _tasks) = never_reads().await;
+    let login = RawOrg::start(|_| Script::ok()).await;
+    let app = Running::start(&login.url(), pub_sub_at(&format!("http://{address}"))).await;
+    let wire = Wire::plain(app.proxy).await;
+    let (response, mut requests) = wire.send.clone().send_request(grpc("PublishStream"), false).unwrap();
+    requests.send_data(vec![0; 300_000].into(), false).unwrap();
+    // The window that servers have by default, and a frame that waits.
+    metric_becomes(&app, KEPT, 65_535.0 + 16_384.0).await;
+    drop(response);
+    requests.send_reset(Reason::CANCEL);
+    assert_eq!(soon(reasons.recv()).await, Some(Reason::CANCEL));
+    metric_becomes(&app, IN_USE, 0.0).await;
+    metric_becomes(&app, KEPT, 0.0).await;
     app.stop().await;
 }

@@ -54,6 +54,7 @@ mod store;
 #[cfg(feature = "demo")]
 mod stream_hard_cases;
 mod tls;
+mod tls_hard_cases;
 #[cfg(feature = "demo")]
 mod user_hard_cases;
 mod users;

@@ -19,7 +19,7 @@ use std::{
 use http::Request;
 use hyper::body::Incoming;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Admin,
+    cache::Cache,
     clock::Clock,
     config::{self, ApiHost, Config, Grant, Org, OrgName, Problems},
     metrics::Metrics,
@@ -194,6 +195,10 @@ impl App {
         let admin_listeners = bind("admin.address", &config.admin.addresses).await?;
         let tokens = rooms.values().map(|room| room.tokens.clone()).collect();
         let beside = rooms.values().filter_map(|room| room.data_cloud.clone()).collect();
+        let caches = rooms
+            .iter()
+            .map(|(name, room)| (name.clone(), room.cache.clone()))
+            .collect();
         let health = Health::new(tokens, beside, config.admin.startup_patience);
         Ok(Bound {
             proxy: doors
@@ -204,6 +209,7 @@ impl App {
             admin_room: Admin {
                 registry: metrics.registry.clone(),
                 health: health.clone(),
+                caches: Arc::new(caches),
             },
             doors,
             admin_listeners,
@@ -237,6 +243,7 @@ struct OrgRoom {
     serves: Serves,
     tokens: Tokens,
     data_cloud: Option<Tokens>,
+    cache: Option<Arc<Cache>>,
     keepers: Vec<AnyKeeper>,
     name: OrgName,
     org: Org,
@@ -292,8 +299,14 @@ impl OrgRoom {
             config.upstream.body_idle_timeout,
             org.api.headers.clone(),
         );
+        let cache_metrics = metrics.cache(name.as_str());
+        let cache = org
+            .cache
+            .as_ref()
+            .map(|settings| Arc::new(Cache::new(settings, cache_metrics)));
         Ok(Self {
-            proxy: Arc::new(proxy),
+            proxy: Arc::new(proxy.with_cache(cache.clone())),
+            cache,
             upstream,
             serves,
             tokens: org_tokens,
@@ -437,8 +450,16 @@ impl Bound {
         for listener in self.admin_listeners {
             let limits = admin_limits.clone();
             let (admin, stop) = (self.admin_room.clone(), late.clone());
-            let handler = move |request| ready(admin.answer(&request));
-            rooms.spawn(async move { ("the admin port", server::serve(listener, handler, limits, stop).await) });
+            let handler = move |stream: &TcpStream| {
+                let (admin, peer) = (admin.clone(), stream.peer_addr().ok());
+                move |request| ready(admin.answer(request, peer))
+            };
+            rooms.spawn(async move {
+                (
+                    "the admin port",
+                    server::serve_each(listener, handler, limits, stop).await,
+                )
+            });
         }
 
         // Dropped half-way, a join loses nothing: the set keeps the task.

@@ -228,6 +228,21 @@ pub struct Org {
     /// Where Pub/Sub is.
     pub pub_sub: url::Url,
     pub api: Api,
+    /// Answers that are kept and given again.
+    pub cache: Option<Cache>,
+}
+
+/// Which answers are kept, how many and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    /// How long one is given again without asking the org.
+    pub ttl: Duration,
+    /// Bytes of all that is kept.
+    pub max_size: u64,
+    /// Bytes of one answer's body.
+    pub max_entry: u64,
+    /// More paths than the usual ones; a prefix ends with `/`, `*` is any one segment.
+    pub paths: Vec<String>,
 }
 
 /// What is particular about an org's API.

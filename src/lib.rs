@@ -17,9 +17,10 @@
 //! | [`local_login`] | what SDKs are told that insist on logging in |
 //! | [`local_login`] | what SDKs are told that insist on logging in |
 //! | [`server`] | how connections are accepted, limited and ended |
-//! | [`admin`] | probes and metrics |
+//! | [`cache`] | which answers are kept and given again |
+//! | [`admin`] | probes, metrics and the cache's purge |
 //! | [`tls`] | whom we trust, and with which certificate a listener speaks https |
-//! | [`ready`] [`metrics`] [`shutdown`] [`clock`] [`log`] `disk` | one small thing each |
+//! | [`ready`] [`metrics`] [`shutdown`] [`clock`] [`log`] `disk` `http_date` | one small thing each |
 //! | `demo` | the practice org: a Salesforce to try and test against |
 //!
 //! Arrows go one way: `proxy` asks `token` for a token and reports a refusal; `token` knows nothing of HTTP servers;
@@ -29,6 +30,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -37,6 +39,7 @@ pub mod demo;
 mod disk;
 #[doc(hidden)]
 pub mod fuzzing;
+mod http_date;
 pub mod local_login;
 pub mod log;
 pub mod metrics;

@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::{
+    cache::CacheResult,
     config::OrgName,
     store::STORE_ERRORS,
     token::{REASONS, StateWord},
@@ -49,6 +50,7 @@ pub struct Metrics {
     pub tls_handshake_failures: IntCounter,
     token: TokenFamilies,
     store: StoreFamilies,
+    cache: CacheFamilies,
 }
 
 #[derive(Clone)]
@@ -70,6 +72,13 @@ struct TokenFamilies {
 struct StoreFamilies {
     operations: IntCounterVec,
     up: IntGaugeVec,
+}
+
+#[derive(Clone)]
+struct CacheFamilies {
+    requests: IntCounterVec,
+    bytes: IntGaugeVec,
+    entries: IntGaugeVec,
 }
 
 impl Metrics {
@@ -221,6 +230,16 @@ impl Metrics {
                     &["org"],
                 ),
             },
+            cache: CacheFamilies {
+                requests: counters(
+                    &r,
+                    "cache_requests_total",
+                    "Calls to paths whose answers are kept (orgs.NAME.cache), by what came of them.",
+                    &["org", "result"],
+                ),
+                bytes: gauges(&r, "cache_bytes", "Bytes of the answers kept now.", &["org"]),
+                entries: gauges(&r, "cache_entries", "Answers kept now.", &["org"]),
+            },
             user_tokens: gauges(
                 &r,
                 "user_tokens",
@@ -264,6 +283,15 @@ impl Metrics {
             org: org.to_owned(),
             operations: self.store.operations.clone(),
             up: self.store.up.with_label_values(&[org]),
+        }
+    }
+
+    /// The piece of one org's cache, every series at zero.
+    pub fn cache(&self, org: &str) -> CacheMetrics {
+        CacheMetrics {
+            requests: CacheResult::ALL.map(|result| self.cache.requests.with_label_values(&[org, result.as_str()])),
+            bytes: self.cache.bytes.with_label_values(&[org]),
+            entries: self.cache.entries.with_label_values(&[org]),
         }
     }
 
@@ -393,6 +421,21 @@ impl StoreMetrics {
         self.operations
             .with_label_values(&[self.org.as_str(), operation, error.unwrap_or("ok")])
             .inc();
+    }
+}
+
+/// What one org's cache counts.
+#[derive(Clone)]
+pub struct CacheMetrics {
+    /// In the order of [`CacheResult::ALL`].
+    requests: [IntCounter; CacheResult::ALL.len()],
+    pub bytes: IntGauge,
+    pub entries: IntGauge,
+}
+
+impl CacheMetrics {
+    pub fn count(&self, result: CacheResult) {
+        self.requests[result as usize].inc();
     }
 }
 

@@ -12,6 +12,7 @@
 //! | [`read_ahead`] | what must be known of a body before it is sent? | |
 //! | [`envelope`] | where does the session go in a SOAP envelope? | pure |
 //! | [`splice`] [`inflate`] | how is a body changed while it streams? | pure |
+//! | [`cached`] | is the answer kept already, and may this one be? | |
 //! | [`in_body`] | how does an answer's body pass? | |
 //! | [`upstream`] | how is a call sent, and a connection made? | |
 //! | [`pool`] [`streams`] | which connections wait for the next call (HTTP/1.1), or are shared by many (HTTP/2)? | |
@@ -26,6 +27,7 @@
 
 pub mod account;
 pub mod body;
+mod cached;
 pub mod envelope;
 pub mod error;
 pub mod guard;

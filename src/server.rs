@@ -66,7 +66,7 @@ impl Limits {
 
 /// Windows for callers that speak HTTP/2: small enough that stalled streams cannot starve the others
 /// (`performance.md`: with hyper's defaults eight of them can).
-const H2_STREAM_WINDOW: u32 = 256 * 1024;
+const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 const H2_STREAMS: u32 = H2_CONNECTION_WINDOW / H2_STREAM_WINDOW;
 /// The org takes 16 KiB of target and headers each (SF §3.4); what is too long is for it to say.
@@ -114,10 +114,22 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
+    serve_each(listener, move |_: &TcpStream| handler.clone(), limits, stop).await
+}
+
+/// As [`serve`], with a handler made for each connection: it may want to know who calls.
+pub async fn serve_each<M, H, F, B>(listener: TcpListener, handler_for: M, limits: Limits, stop: Stop) -> io::Result<()>
+where
+    M: Fn(&TcpStream) -> H,
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
     let builders = Arc::new(Builders::new(limits.idle_timeout));
     let told = stop.clone();
-    let start = move |stream, permit| {
-        let (builders, handler, stop) = (Arc::clone(&builders), handler.clone(), told.clone());
+    let start = move |stream: TcpStream, permit| {
+        let (builders, handler, stop) = (Arc::clone(&builders), handler_for(&stream), told.clone());
         async move {
             connection(stream, &builders, handler, &stop).await;
             drop(permit);

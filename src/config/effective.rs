@@ -6,14 +6,15 @@
 use serde_json::Value;
 
 use super::{
-    Api, ApiHost, BodyFormat, ClientAuth, Config, DataCloud, Grant, Listener, ListenerTls, LogFormat, Org,
+    Api, ApiHost, BodyFormat, Cache, ClientAuth, Config, DataCloud, Grant, Listener, ListenerTls, LogFormat, Org,
     RefreshToken, RotationPolicy, SecretRef, SendSecret, Store, Users,
     check::SUBJECT_TOKEN_URN,
     file::{
-        AdminFile, ApiFile, BudgetFile, ClientCredentialsFile, CommandFile, DataCloudFile, File, FileStoreFile,
-        GrantFile, JwtBearerFile, ListenerFile, ListenerTlsFile, LogFile, LoginFile, OneOrMany, OrgFile, PasswordFile,
-        PlatformCredentialsFile, PubSubFile, RefreshTokenFile, ReplayFile, SamlBearerFile, SecretFile, ShutdownFile,
-        Size, Span, StaticFile, StoreFile, TokenExchangeFile, TokenFile, UpstreamFile, UsersBudgetFile, UsersFile,
+        AdminFile, ApiFile, BudgetFile, CacheFile, ClientCredentialsFile, CommandFile, DataCloudFile, File,
+        FileStoreFile, GrantFile, JwtBearerFile, ListenerFile, ListenerTlsFile, LogFile, LoginFile, OneOrMany, OrgFile,
+        PasswordFile, PlatformCredentialsFile, PubSubFile, RefreshTokenFile, ReplayFile, SamlBearerFile, SecretFile,
+        ShutdownFile, Size, Span, StaticFile, StoreFile, TokenExchangeFile, TokenFile, UpstreamFile, UsersBudgetFile,
+        UsersFile,
     },
     units::{parse_size, parse_span, size_text, span_text},
 };
@@ -116,6 +117,7 @@ fn org(org: &Org) -> OrgFile {
         pub_sub: PubSubFile {
             endpoint: org.pub_sub.origin().ascii_serialization(),
         },
+        cache: org.cache.as_ref().map(cache),
         login_budget: BudgetFile {
             burst: org.budget.burst.into(),
             per_minute: org.budget.per_minute.into(),
@@ -176,6 +178,15 @@ fn data_cloud(data_cloud: &DataCloud) -> DataCloudFile {
         dataspace: data_cloud.dataspace.clone().unwrap_or_else(|| "default".into()),
         renew_before: span(data_cloud.renew_before),
         renew_age: span(data_cloud.renew_age),
+    }
+}
+
+fn cache(cache: &Cache) -> CacheFile {
+    CacheFile {
+        ttl: span(cache.ttl),
+        max_size: Size(size_text(cache.max_size)),
+        max_entry: Size(size_text(cache.max_entry)),
+        paths: cache.paths.clone(),
     }
 }
 

@@ -133,7 +133,7 @@ const BESIDE_A_FILE: [&str; 6] = [
     "SFPROXY_THREADS",
 ];
 
-const SETTINGS: [Setting; 55] = {
+const SETTINGS: [Setting; 59] = {
     use Kind::{Bool, List, Number, SecretHere, SecretPath, SfOrg, Text};
     /// Those with the app's secret.
     const WITH_SECRET: &[&str] = &["client_credentials", "refresh_token", "password"];
@@ -207,6 +207,10 @@ const SETTINGS: [Setting; 55] = {
         setting("SFPROXY_API_HOST", "orgs.*.api.host", Text),
         setting("SFPROXY_DATASPACE", "orgs.*.data_cloud.dataspace", Text),
         setting("SFPROXY_PUB_SUB_ENDPOINT", "orgs.*.pub_sub.endpoint", Text),
+        setting("SFPROXY_CACHE_TTL", "orgs.*.cache.ttl", Text),
+        setting("SFPROXY_CACHE_MAX_SIZE", "orgs.*.cache.max_size", Text),
+        setting("SFPROXY_CACHE_MAX_ENTRY", "orgs.*.cache.max_entry", Text),
+        setting("SFPROXY_CACHE_PATHS", "orgs.*.cache.paths", List),
         setting("SFPROXY_INTROSPECT", "orgs.*.token.introspect", Bool),
         setting("SFPROXY_KEEP_ALIVE", "orgs.*.token.keep_alive", Bool),
         setting("SFPROXY_STORE_DIRECTORY", "store.file.directory", Text),
@@ -307,6 +311,7 @@ impl Tree {
             (format!("orgs.{org}.grant"), culprit),
             (format!("orgs.{org}.grant.{grant}"), culprit),
             (format!("orgs.{org}.data_cloud"), "SFPROXY_DATASPACE"),
+            (format!("orgs.{org}.cache"), "SFPROXY_CACHE_TTL"),
         ];
         tree
     }

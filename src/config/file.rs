@@ -180,7 +180,7 @@ impl Default for UsersBudgetFile {
     }
 }
 
-/// Probes and metrics. Holds no secret and changes nothing, so any address will do.
+/// Probes and metrics. Holds no secret, and changes nothing but for callers on this machine, so any address will do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -246,6 +246,9 @@ pub struct OrgFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_cloud: Option<DataCloudFile>,
     pub pub_sub: PubSubFile,
+    /// Keep answers to descriptions and version lists, and give them again; `{}` turns it on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheFile>,
     pub login_budget: BudgetFile,
 }
 
@@ -613,6 +616,34 @@ impl Default for DataCloudFile {
             // Both as Salesforce's own client does it (SF §9).
             renew_before: Span::new("5m"),
             renew_age: Span::new("15m"),
+        }
+    }
+}
+
+/// Answers kept for each identity, in memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheFile {
+    /// How long an answer is given again without asking the org; 1s to 24h.
+    pub ttl: Span,
+    /// Bytes of all answers kept; 64KiB to 4GiB.
+    pub max_size: Size,
+    /// Bytes of one answer's body; 1KiB to 64MiB, at most `max_size`. A longer answer passes and is not kept.
+    pub max_entry: Size,
+    /// More paths under `/services/data/` or `/services/apexrest/` whose GETs are kept; a prefix ends with `/`, `*` stands for one segment.
+    pub paths: Vec<String>,
+}
+
+impl Default for CacheFile {
+    fn default() -> Self {
+        Self {
+            // A new field is seen soon after it is made; a client that describes before each call is answered here all the same.
+            ttl: Span::new("5m"),
+            // Some hundred descriptions; one of a large object has some hundred KiB.
+            max_size: Size::new("16MiB"),
+            max_entry: Size::new("1MiB"),
+            paths: vec![],
         }
     }
 }

@@ -128,7 +128,7 @@ impl Walk {
 }
 
 /// Keys whose absence means something else than their defaults.
-const SWITCHES: [&str; 3] = ["users", "data_cloud", "tls"];
+const SWITCHES: [&str; 4] = ["users", "data_cloud", "cache", "tls"];
 
 /// The forms that a value may have: `$ref` followed, `anyOf` spread, `null` left out.
 fn forms(schema: &Value) -> Vec<&Value> {

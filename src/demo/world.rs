@@ -63,6 +63,9 @@ pub(crate) struct Urls {
     pub(crate) control: String,
 }
 
+/// The org is older than its process.
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
+
 pub(crate) struct World {
     pub(crate) settings: Settings,
     pub(crate) urls: Urls,
@@ -84,6 +87,8 @@ pub(crate) struct World {
     bus: Mutex<Bus>,
     faults: Mutex<Faults>,
     advanced_ms: AtomicU64,
+    /// When the objects were last changed; they stay as they are from then on.
+    pub(crate) described: SystemTime,
 }
 
 impl World {
@@ -107,6 +112,11 @@ impl World {
             bus: Mutex::default(),
             faults: Mutex::new(Faults::new(&settings)),
             advanced_ms: AtomicU64::new(0),
+            described: settings
+                .clock
+                .now()
+                .checked_sub(A_DAY)
+                .unwrap_or(SystemTime::UNIX_EPOCH),
             settings,
             urls,
             tasks,

@@ -3,7 +3,13 @@
 //! Owns: one identity's handle and its prober. A user's account also keeps that user's keeper running: it ends with the
 //! last call that holds the account, once the account was let go.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio_util::sync::DropGuard;
 
@@ -17,8 +23,15 @@ use crate::token::{Token, TokenError, Tokens};
 /// An upload that cannot be repeated goes out only with a token that was seen working within this time.
 const SURE_FOR: Duration = Duration::from_secs(60);
 
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// One identity as calls see it.
 pub struct Account {
+    /// No other account of this process has or had it.
+    pub number: u64,
     pub tokens: Tokens,
     /// `None`: there is no cheap call to ask with.
     prober: Option<Prober>,
@@ -29,6 +42,7 @@ impl Account {
     /// An identity of the org's own API.
     pub fn of_org(tokens: Tokens) -> Self {
         Self {
+            number: next_number(),
             tokens,
             prober: Some(Prober::default()),
             _keeper: None,
@@ -38,6 +52,7 @@ impl Account {
     /// An identity elsewhere: Data Cloud, another cloud.
     pub fn elsewhere(tokens: Tokens) -> Self {
         Self {
+            number: next_number(),
             tokens,
             prober: None,
             _keeper: None,

@@ -89,13 +89,29 @@ impl Rules {
         }
     }
 
+    /// For the admin port's changes: loopback names, and no page of any site.
+    pub fn of_loopback() -> Self {
+        Self {
+            hosts: ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec(),
+            allowed_origins: vec![],
+            extra_paths: vec![],
+            local_login: false,
+            serves: Serves::Core,
+        }
+    }
+
+    /// Whether the caller may call at all, whatever the path.
+    pub fn check_caller(&self, call: &Parts) -> Result<(), Refusal> {
+        self.check_host(call)?;
+        self.check_site(call)
+    }
+
     /// The call's API family, or why it may not pass.
     pub fn check(&self, call: &Parts) -> Result<Surface, Refusal> {
         if call.method == Method::CONNECT {
             return Err(Refusal::ForeignTarget);
         }
-        self.check_host(call)?;
-        self.check_site(call)?;
+        self.check_caller(call)?;
         let found = surface(call.uri.path(), self.serves, &self.extra_paths).map_err(|refusal| match refusal {
             PathRefusal::DotSegment => Refusal::DotSegment,
             PathRefusal::NotServed => Refusal::PathNotServed,

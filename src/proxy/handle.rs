@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     account::Account,
     body::{Store, Upload},
+    cached::{self, Found},
     envelope::{self, Unfit},
     error::{CallError, not_repeated_status},
     guard::{Refusal, Rules},
@@ -42,6 +43,7 @@ use super::{
     watch::{Suspect, Suspects, Watch},
 };
 use crate::{
+    cache::Cache,
     local_login::{self, Login},
     token::Token,
 };
@@ -67,6 +69,7 @@ pub struct Proxy {
     /// Set on every call.
     headers: Vec<(HeaderName, HeaderValue)>,
     suspects: Suspects,
+    cache: Option<Arc<Cache>>,
 }
 
 /// A listener's way in: its rules, and the proxy behind them.
@@ -173,6 +176,8 @@ impl Door {
             true => upload_to_edit(&mut parts.headers, body, &proxy.store, idle)?,
             false => Upload::new(body, &proxy.store, idle),
         };
+        let target = parts.uri.into_parts().path_and_query;
+        let target = target.unwrap_or_else(|| PathAndQuery::from_static("/"));
         Ok(Call {
             account,
             upload,
@@ -181,11 +186,10 @@ impl Door {
             head: Head {
                 surface,
                 method: parts.method,
-                target: parts
-                    .uri
-                    .into_parts()
-                    .path_and_query
-                    .unwrap_or_else(|| PathAndQuery::from_static("/")),
+                target: match surface {
+                    Surface::Identity => without_credential(target),
+                    _ => target,
+                },
                 headers: parts.headers,
                 edits: Vec::new(),
             },
@@ -236,8 +240,22 @@ impl Door {
             return Box::pin(self.login(&login, call, record)).await;
         }
         let proxy = &*self.proxy;
+        let lookup = match &proxy.cache {
+            Some(cache) => match Box::pin(self.look_up(cache, call, record)).await? {
+                Found::Kept(kept) => return Ok(Reply::Own(kept)),
+                Found::Ask(lookup) => lookup,
+            },
+            None => None,
+        };
+        let (mut answer, mut token) = proxy.call(call, record).await?;
+        if let Some(lookup) = &lookup
+            && lookup.is_of_another(&call.account, &call.head, &token, answer.response.status())
+        {
+            lookup.withdraw_conditions(&mut call.head);
+            answer.response.into_body().abandon();
+            (answer, token) = Box::pin(proxy.call(call, record)).await?;
+        }
         let call = &*call;
-        let (answer, token) = proxy.call(call, record).await?;
         // The answer passes: there is no repeat any more.
         call.upload.settle();
         let mut response = answer.response;
@@ -249,6 +267,11 @@ impl Door {
         }
         proxy.watch(call, &token, &mut response);
         proxy.calls.see_limits(response.headers());
+        if let Some(lookup) = lookup
+            && let Some(kept) = lookup.settle(&call.account, &call.head, &token, &mut response, self.plain)
+        {
+            return Ok(Reply::Own(kept));
+        }
         let instance = token.instance_for(call.head.target.path());
         let headers = response.headers_mut();
         // Of a token with several hosts: made relative, it may lead to another of them.
@@ -265,6 +288,25 @@ impl Door {
             headers.insert(header::LOCATION, location);
         }
         Ok(Reply::Org(response))
+    }
+
+    /// Whether the cache has the answer; or what to do with the org's. Only whoever could call gets what is kept.
+    async fn look_up(&self, cache: &Arc<Cache>, call: &mut Call, record: &mut Record) -> Result<Found, CallError> {
+        let Some(asks) = cached::concerns(cache, &call.head, !call.upload.is_empty()) else {
+            return Ok(Found::Ask(None));
+        };
+        let token = match call.account.tokens.current() {
+            Some(token) => token,
+            None => waiting(record, call.account.tokens.get()).await?,
+        };
+        Ok(cached::look_up(
+            cache,
+            asks,
+            &call.account,
+            &mut call.head,
+            &token,
+            self.plain,
+        ))
     }
 
     /// Reads as much of the body as tells where the credential goes, or that the call is a login.
@@ -355,6 +397,26 @@ fn upload_to_edit(headers: &mut HeaderMap, body: Incoming, store: &Store, idle: 
     }
 }
 
+/// jsforce asks the identity service with its token in the query, where the org might prefer it to the header (not
+/// confirmed). The token goes into the header alone.
+fn without_credential(target: PathAndQuery) -> PathAndQuery {
+    let is_credential = |pair: &&str| matches!(pair.split('=').next(), Some("oauth_token" | "access_token"));
+    let Some(query) = target
+        .query()
+        .filter(|query| query.split('&').any(|pair| is_credential(&pair)))
+    else {
+        return target;
+    };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_credential(pair)).collect();
+    let path = target.path();
+    let text = match kept.is_empty() {
+        true => path.to_owned(),
+        false => format!("{path}?{}", kept.join("&")),
+    };
+    // Parts of a target are a target.
+    PathAndQuery::try_from(text).unwrap_or(target)
+}
+
 /// The `charset` of a `Content-Type`.
 fn charset(content_type: &str) -> Option<&str> {
     content_type.split(';').skip(1).find_map(|parameter| {
@@ -383,7 +445,14 @@ impl Proxy {
             store,
             body_idle,
             headers,
+            cache: None,
         }
+    }
+
+    /// With answers that are kept.
+    #[must_use]
+    pub fn with_cache(self, cache: Option<Arc<Cache>>) -> Self {
+        Self { cache, ..self }
     }
 
     /// Asks the org about suspected tokens until `stop`.
@@ -664,6 +733,27 @@ impl Drop for OutgoingBody {
         // A body that has ended is not asked again by the server, nor is one without bytes; and ours cannot break off.
         if matches!(self.kind, Kind::Own(_)) || self.is_end_stream() {
             self.record.finished(self.outcome);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_loses_a_token_and_nothing_else() {
+        let table = [
+            ("/id/00D/005?format=json&oauth_token=00D!x", "/id/00D/005?format=json"),
+            ("/id/00D/005?oauth_token=00D!x", "/id/00D/005"),
+            ("/id/00D/005?access_token=a&b=%20c&oauth_token", "/id/00D/005?b=%20c"),
+            ("/id/00D/005?version=latest", "/id/00D/005?version=latest"),
+            ("/id/00D/005?", "/id/00D/005?"),
+            ("//services/oauth2/userinfo", "//services/oauth2/userinfo"),
+        ];
+        for (came, expected) in table {
+            let target = PathAndQuery::try_from(came).unwrap();
+            assert_eq!(without_credential(target).as_str(), expected);
         }
     }
 }

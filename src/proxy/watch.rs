@@ -23,7 +23,7 @@ use super::{
     upstream::Upstream,
     verdict::{INSPECT_BYTES, Verdict, bayeux, rpc_status},
 };
-use crate::token::Token;
+use crate::{cache::Copying, token::Token};
 
 /// More need not wait: they are of the same few identities.
 const MOST_SUSPECTS: usize = 64;
@@ -82,7 +82,12 @@ pub struct Watch {
 }
 
 enum Kind {
-    Bayeux { headers: HeaderMap, seen: Vec<u8> },
+    /// For the cache.
+    Copy(Box<Copying>),
+    Bayeux {
+        headers: HeaderMap,
+        seen: Vec<u8>,
+    },
     Trailers,
 }
 
@@ -105,8 +110,21 @@ impl Watch {
         }
     }
 
+    /// Keeps what passes, for the cache.
+    pub fn copy(copy: Copying) -> Self {
+        Self {
+            kind: Kind::Copy(Box::new(copy)),
+            report: None,
+        }
+    }
+
     pub fn see(&mut self, frame: &Frame<Bytes>) {
         match &mut self.kind {
+            Kind::Copy(copy) => match frame.data_ref() {
+                Some(data) => copy.see(data),
+                // Trailers are not given again.
+                None => copy.give_up(),
+            },
             Kind::Bayeux { seen, .. } => {
                 let data = frame.data_ref().map(Bytes::as_ref).unwrap_or_default();
                 if seen.len() + data.len() > INSPECT_BYTES {
@@ -127,9 +145,13 @@ impl Watch {
 
     /// The answer has ended.
     pub fn ended(&mut self) {
-        if let Kind::Bayeux { headers, seen } = &self.kind {
-            let verdict = bayeux(headers, seen);
-            self.tell(verdict);
+        match &mut self.kind {
+            Kind::Copy(copy) => copy.ended(),
+            Kind::Bayeux { headers, seen } => {
+                let verdict = bayeux(headers, seen);
+                self.tell(verdict);
+            }
+            Kind::Trailers => {}
         }
     }
 

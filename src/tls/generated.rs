@@ -3,7 +3,7 @@
 //! Owns: `ca.pem` (what apps trust), `certificate.pem` and `key.pem` in a directory, and `lock`, which keeps two starting
 //! processes apart and is never removed.
 //! Invariants: the authority's key signs one certificate and is gone before anything is written, and the authority may
-//! sign for the listener's names alone, so that whoever trusts it can be deceived about no other. Files are replaced
+//! sign for no name but the listener's, so that whoever trusts it can be deceived about no other. Files are replaced
 //! whole; key.pem is for this user alone from its first byte. What is served is what the files say: they are read back
 //! together, under the lock, and judged as a client would before they are used.
 //! Units: `SystemTime`, passed in.
@@ -20,8 +20,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, NameConstraints,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, NameConstraints,
 };
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -210,8 +210,12 @@ fn authority(names: &[String], now: SystemTime) -> CertificateParams {
     (ca.not_before, ca.not_after) = ((now - BACKDATED).into(), (now + LIFE).into());
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    // Names and what lies below them (there is no narrower form). Not addresses: with those BoringSSL, and so every gRPC client in
+    // Python or C++, refuses the certificate ("unsupported name constraint type").
+    let is_name = |name: &&String| name.parse::<IpAddr>().is_err();
+    let permitted = names.iter().filter(is_name).cloned().map(GeneralSubtree::DnsName);
     ca.name_constraints = Some(NameConstraints {
-        permitted_subtrees: names.iter().map(|name| subtree(name)).collect(),
+        permitted_subtrees: permitted.collect(),
         excluded_subtrees: vec![],
     });
     let dn = &mut ca.distinguished_name;
@@ -229,17 +233,6 @@ fn own(names: &[String], now: SystemTime) -> Result<CertificateParams, rcgen::Er
     let dn = &mut leaf.distinguished_name;
     dn.push(DnType::CommonName, "sf-token-proxy listener");
     Ok(leaf)
-}
-
-/// Of an address itself; of a name also what lies below it (there is no narrower form).
-fn subtree(name: &str) -> GeneralSubtree {
-    match name.parse::<IpAddr>() {
-        Ok(ip) => {
-            let all = if ip.is_ipv4() { 32 } else { 128 };
-            GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(ip, all))
-        }
-        Err(_) => GeneralSubtree::DnsName(name.to_owned()),
-    }
 }
 
 /// Made for this user to write and for all to read: apps of other users need ca.pem, and key.pem has permissions of its

@@ -180,7 +180,7 @@ pub enum Outcome {
 }
 
 /// Whose token it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// 18 characters.
     pub org_id: String,

@@ -63,18 +63,21 @@ class Revoker:
         self.revoked = 0
         self.twice_refused = 0
         self.impatient = 0
-        self.last = 0.0
+        self.last = self.quiet_until = 0.0
         self.stop = threading.Event()
         self.errors = []
 
-    def revoke(self):
+    def revoke(self, quiet=0.0):
+        """Ends all sessions; then none for `quiet` seconds, for those whose repeats are not waited for."""
         with self.lock:
+            time.sleep(max(0.0, self.quiet_until - time.monotonic()))
             if json.loads(fetch(self.org + "/control/stats"))["live_sessions"] == 0:
                 return  # dead already, and nobody has called since
             self.wait_for_repeats()
             fetch(self.proxy + "/services/data/v60.0/limits")
             self.revoked += json.loads(fetch(self.org + "/control/revoke", "POST"))["revoked"]
             self.last = time.monotonic()
+            self.quiet_until = self.last + quiet
 
     def wait_for_repeats(self):
         """Until as many calls were repeated as were refused. A call that was refused twice counts once among the repeats: what
@@ -118,9 +121,10 @@ class Revoker:
             def do_POST(self):
                 self.rfile.read(int(self.headers.get("content-length") or 0))
                 try:
-                    if self.path != "/control/revoke":
+                    path, _, quiet = self.path.partition("?quiet=")
+                    if path != "/control/revoke":
                         raise ValueError("only /control/revoke")
-                    revoker.revoke()
+                    revoker.revoke(float(quiet or 0))
                     self.say(200, b"{}")
                 except Exception as error:
                     self.say(500, json.dumps({"error": str(error)}).encode())
@@ -205,12 +209,12 @@ def start_org(binary, scratch):
     return started([binary, "demo", "--org-only", "--summary", summary], "org", scratch, ready)
 
 
-def configuration(org):
+def configuration(org, tls):
     """What an operator would write. JSON is YAML, and quotes whatever a path may hold."""
     jwt = org["apps"]["jwt"]
     grant = {"client_id": jwt["client_id"], "username": jwt["username"], "private_key": f"file:{jwt['key_file']}"}
     return {
-        "listeners": [{"address": "127.0.0.1:0"}],
+        "listeners": [{"address": "127.0.0.1:0"}, {"address": "127.0.0.1:0", "tls": {"generate_in": str(tls)}}],
         "admin": {"address": "127.0.0.1:0"},
         "orgs": {
             "practice": {
@@ -229,12 +233,14 @@ def configuration(org):
 def start_proxy(binary, org, scratch):
     """The proxy with a configuration file, and where it listens, as its log says."""
     file = scratch / "proxy.yaml"
-    file.write_text(json.dumps(configuration(org), indent=1))
+    tls = scratch / "tls"
+    file.write_text(json.dumps(configuration(org, tls), indent=1))
 
     def ready(printed):
         for line in printed.splitlines(keepends=True):
             if line.endswith("\n") and (event := json.loads(line)).get("message") == "listening":
                 ports = [address.rsplit(":", 1)[1] for address in event["proxy"].split()]
-                return {"proxy": f"http://localhost:{ports[0]}", "admin": f"http://{event['admin']}"}
+                addresses = {"proxy": f"http://localhost:{ports[0]}", "tls": f"https://localhost:{ports[1]}", "admin": f"http://{event['admin']}"}
+                return addresses | {"listener_ca": tls / "ca.pem", "listener_key": tls / "key.pem"}
 
     return started([binary, "run", "--config", file], "proxy", scratch, ready)

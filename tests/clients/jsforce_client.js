@@ -3,7 +3,7 @@
 
 const jsforce = require('jsforce');
 const { BASE, DATA, ROWS, step, end, trace, revoke, leads, contacts, allContactNames, fileContent, assert } = require('./common.js');
-const { last } = require('./jsforce_watch.js');
+const last = require('./jsforce_watch.js').watch('jsforce');
 
 const CLIENT = process.env.CLIENT;
 const COMPANY = `${CLIENT}, Inc.`;

@@ -123,6 +123,13 @@ def bulk():
     same([tuple(row) for row in scenario.read_csv(out.read_bytes())[1:]], scenario.lead_rows(company), "the rows")
 
 
+def metadata():
+    """The Metadata API, over SOAP."""
+    revoke()
+    listed = result("org", "list", "metadata", "--metadata-type", "CustomObject")
+    check(any(one["fullName"] == "Account" for one in listed), "Account among the objects")
+
+
 def not_found():
     revoke()
     refused = json.loads(sf("data", "get", "record", "--sobject", "Account", "--record-id", "001000000000000AAA", "--json", code=1))
@@ -133,6 +140,6 @@ def only_loopback():
     check(not STRAY.exists(), f"it called {STRAY.exists() and STRAY.read_text()}")
 
 
-for step in (stray_calls, login, display, query, record, rest, bulk, not_found, only_loopback):
+for step in (stray_calls, login, display, query, record, rest, bulk, metadata, not_found, only_loopback):
     steps.run(step.__name__.replace("_", "-"), step)
 steps.end()

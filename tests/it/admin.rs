@@ -45,6 +45,9 @@ async fn the_metric_families_are_the_documented_ones_and_exist_from_the_start() 
         .collect();
     let expected: BTreeSet<&str> = "\
 sf_token_proxy_build_info gauge
+sf_token_proxy_cache_bytes gauge
+sf_token_proxy_cache_entries gauge
+sf_token_proxy_cache_requests_total counter
 sf_token_proxy_guard_refusals_total counter
 sf_token_proxy_login_budget_remaining gauge
 sf_token_proxy_org_api_requests_limit gauge

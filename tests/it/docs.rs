@@ -17,7 +17,8 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use sf_token_proxy::{
-    config::{OrgName, Vars, env, from_yaml},
+    cache::CacheResult,
+    config::{Cache, OrgName, Vars, env, from_yaml},
     proxy::{
         body::{NotKept, UploadError},
         envelope::Unfit,
@@ -40,7 +41,7 @@ fn path(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file)
 }
 
-fn text(file: &str) -> String {
+pub(crate) fn text(file: &str) -> String {
     std::fs::read_to_string(path(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
 
@@ -54,7 +55,7 @@ fn between<'a>(page: &'a str, file: &str, name: &str) -> &'a str {
 }
 
 /// The generated table in `file` is `now`; with `UPDATE` it becomes so.
-fn is_current(file: &str, name: &str, now: &str) {
+pub(crate) fn is_current(file: &str, name: &str, now: &str) {
     // Several tests write one file.
     static WRITING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -536,6 +537,30 @@ fn the_page_of_logins_is_true() {
 }
 
 #[test]
+fn the_page_of_the_cache_is_true() {
+    let page = text("docs/cache.md");
+    let blocks = page.split("```yaml\n").skip(1);
+    let blocks: Vec<&str> = blocks.map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 2);
+    let shown = |yaml: &str| from_yaml(yaml, "docs/cache.md", &Vars::default()).unwrap_or_else(|e| panic!("{e}"));
+    let [bare, full] = [0, 1].map(|n| shown(blocks[n]).orgs[&OrgName::new("main")].cache.clone().unwrap());
+    let defaults = Cache {
+        paths: full.paths.clone(),
+        ..bare
+    };
+    assert_eq!(full, defaults, "the numbers shown are the defaults");
+    for code in page.split('`').filter(|word| word.starts_with("SFPROXY_")) {
+        assert!(text("README.md").contains(&format!("`{code}`")), "{code}");
+    }
+    let rows = cells(
+        "docs/cache.md",
+        "`Cache-Status` ([RFC 9211](https://www.rfc-editor.org/rfc/rfc9211)) says what happened, on paths whose answers are kept:",
+    );
+    let told: BTreeSet<&str> = rows.iter().map(|row| row[1].as_str()).collect();
+    assert_eq!(told, CacheResult::ALL.map(CacheResult::as_str).into());
+}
+
+#[test]
 fn the_page_of_https_is_true() {
     let page = text("docs/tls.md");
     let blocks = page.split("```yaml\n").skip(1);
@@ -616,13 +641,17 @@ async fn the_metrics_table_is_what_the_admin_port_says() {
 
 #[test]
 fn the_label_values_are_what_the_code_says() {
-    let rows: [(&str, Vec<&str>); 7] = [
+    let rows: [(&str, Vec<&str>); 8] = [
         ("`surface`", Surface::ALL.map(Surface::as_str).into()),
         (
             "`outcome` of `requests_total`",
             Outcome::ALL.map(Outcome::as_str).into(),
         ),
         ("`result` of `retries_total`", Repeat::ALL.map(Repeat::as_str).into()),
+        (
+            "`result` of `cache_requests_total`",
+            CacheResult::ALL.map(CacheResult::as_str).into(),
+        ),
         ("`state` of `token_state`", StateWord::ALL.map(StateWord::as_str).into()),
         ("`reason` of `token_rejections_total`", REJECTION_REASONS.into()),
         (

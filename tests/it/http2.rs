@@ -370,22 +370,38 @@ async fn a_safe_call_on_a_connection_that_died_is_sent_again() {
 /// Those who wait for somebody else's connection learn that there will be none, and connect at the same time.
 #[tokio::test]
 async fn an_org_that_chooses_http_1_is_served_without_lock_step() {
-    let site = Site::start(|settings| settings.http2 = false, http2).await;
-    site.org.set_latency(sf_token_proxy::demo::Latency {
-        api: Duration::from_millis(500),
-        token: Duration::ZERO,
+    const SLOW: Duration = Duration::from_millis(300);
+    let front = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", front.local_addr().unwrap().port());
+    let site = Site::start(
+        |settings| {
+            settings.http2 = false;
+            settings.instance_url = Some(url);
+        },
+        http2,
+    )
+    .await;
+    let org = site.org.base_url().rsplit(':').next().unwrap().parse::<u16>().unwrap();
+    // Every handshake takes its time.
+    let mut connections = JoinSet::new();
+    connections.spawn(async move {
+        let mut open = JoinSet::new();
+        loop {
+            let (mut near, _) = front.accept().await.unwrap();
+            open.spawn(async move {
+                tokio::time::sleep(SLOW).await;
+                let mut far = tokio::net::TcpStream::connect(("127.0.0.1", org)).await.unwrap();
+                drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+            });
+        }
     });
     let began = Instant::now();
     for reply in at_once(&site.app, 12, LIMITS, b"").await {
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
-    assert!(began.elapsed() < Duration::from_millis(3000), "{:?}", began.elapsed());
-    assert!(
-        site.org
-            .requests(12)
-            .iter()
-            .all(|request| request.version.ends_with("1.1"))
-    );
+    assert!(began.elapsed() < 6 * SLOW, "{:?}", began.elapsed());
+    assert!(site.org.requests(12).iter().all(|seen| seen.version.ends_with("1.1")));
+    connections.shutdown().await;
     site.stop().await;
 }
 
@@ -494,21 +510,21 @@ async fn stalled_answers_do_not_starve_the_others() {
         },
     )
     .await;
+    let wire = Wire::plain(scripted.app.proxy).await;
     let mut stalled = Vec::new();
     for n in 1..=40 {
-        let mut stream = connect(scripted.app.proxy).await;
-        stream
-            .write_all(format!("{GET}\r\nHost: localhost\r\n\r\n").as_bytes())
-            .await
+        let request = http::Request::get("http://localhost/services/data/v60.0/x")
+            .body(())
             .unwrap();
+        let (response, _) = wire.send.clone().send_request(request, true).unwrap();
+        stalled.push(soon(response).await.unwrap());
         eventually("it is with the org", || scripted.org.heads(), |heads| *heads == n).await;
-        stalled.push(stream);
     }
     for reply in at_once(&scripted.app, 20, GET, b"").await {
         assert_eq!((reply.status, reply.text().as_str()), (200, "fine"));
     }
     assert_eq!(scripted.org.connections(), 1);
-    drop(stalled);
+    drop((stalled, wire));
     metric_becomes(&scripted.app, IN_USE, 0.0).await;
     scripted.app.stop().await;
 }

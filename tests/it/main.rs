@@ -12,9 +12,11 @@ mod admin;
 #[cfg(feature = "demo")]
 mod binary;
 mod bulk1;
+mod cache;
 mod check;
 #[cfg(feature = "demo")]
 mod cometd;
+mod conformance;
 #[cfg(feature = "demo")]
 mod data_cloud;
 mod docs;

@@ -176,7 +176,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
         ),
         (
             "/services/soap/u/v60.0",
-            "<s:Envelope xmlns:s='http://www.w3.org/2003/05/soap-envelope'><s:Header><SessionHeader xmlns='urn:partner.soap.sforce.com'><sessionId[[/>|>{T}</sessionId>]]</SessionHeader></s:Header><s:Body><query xmlns='urn:partner.soap.sforce.com'/></s:Body></s:Envelope>",
+            "<s:Envelope xmlns:s='http://www.w3.org/2003/05/soap-envelope'><s:Header><SessionHeader xmlns='urn:partner.soap.sforce.com'><sessionId[[/>|>{T}</sessionId>]]</SessionHeader></s:Header><s:Body><query xmlns=''/></s:Body></s:Envelope>",
         ),
         (
             "/services/Soap/c/60.0",
@@ -626,7 +626,8 @@ async fn an_envelope_that_stalls_before_its_operation_is_given_up() {
     })
     .await;
     let mut stream = begun(&app, "\nContent-Length: 5000", &query()[..150]).await;
-    let reply = read_reply(&mut stream, false).await.unwrap();
+    let reply = tokio::time::timeout(Duration::from_secs(10), read_reply(&mut stream, false)).await;
+    let reply = reply.expect("it is given up").unwrap();
     assert_our_fault(&reply, 408, "SFPROXY_REQUEST_BODY", &["too long"]);
     assert!(org.seen().is_empty());
     assert_eq!(org.connections(), 1, "the login's");
@@ -704,9 +705,10 @@ async fn by_hand(adapt: impl FnOnce(&mut config::Config)) -> (TcpListener, RawOr
 
 async fn read_until_ends_with(stream: &mut TcpStream, seen: &mut Vec<u8>, end: &[u8]) {
     while !seen.ends_with(end) {
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_buf(seen)).await;
         assert!(
-            stream.read_buf(seen).await.unwrap() > 0,
-            "{}",
+            matches!(read, Ok(Ok(1..))),
+            "{read:?} after {}",
             String::from_utf8_lossy(seen)
         );
     }
@@ -726,7 +728,8 @@ async fn a_deploy_streams_from_its_operation_on() {
         &format!("{:x}\r\n{start}\r\n", start.len()),
     )
     .await;
-    let (mut org, _) = listener.accept().await.unwrap();
+    let accepted = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
+    let (mut org, _) = accepted.expect("a connection before the body has ended").unwrap();
     let mut seen = Vec::new();
     // The caller has sent nothing more.
     read_until_ends_with(&mut org, &mut seen, b"<ZipFile>\r\n").await;

@@ -75,6 +75,7 @@ pub fn settings_for(login_url: &str, secret_file: PathBuf) -> Config {
                 data_cloud: None,
                 pub_sub: "https://api.pubsub.salesforce.com".parse().unwrap(),
                 api: Api::default(),
+                cache: None,
             },
         )]),
         store: Store::Memory,

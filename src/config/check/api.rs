@@ -7,9 +7,10 @@ use http::{HeaderName, HeaderValue};
 
 use super::{Check, HOUR, MINUTE, SECOND, grant::Kind};
 use crate::config::{
-    Api, ApiHost, Budget, DataCloud, Users,
-    file::{ApiFile, DataCloudFile, OrgFile, UsersFile},
+    Api, ApiHost, Budget, Cache, DataCloud, Users,
+    file::{ApiFile, CacheFile, DataCloudFile, OrgFile, UsersFile},
     problem::shown,
+    units::size_text,
 };
 
 /// Set by the connection, or credentials, which are never a setting.
@@ -34,6 +35,9 @@ const NOT_YOURS: [&str; 19] = [
     "x-sfdc-session",
     "content-encoding",
 ];
+
+/// Where answers may be kept.
+const CACHEABLE: [&str; 2] = ["/services/data/", "/services/apexrest/"];
 
 const PLATFORM: &str = "https://api.salesforce.com";
 
@@ -192,6 +196,62 @@ impl Check {
             renew_before: before?,
             renew_age: age?,
         })
+    }
+
+    pub(super) fn cache(&mut self, at: &str, file: &CacheFile, host: &str) -> Option<Cache> {
+        if host != "instance" {
+            let text = format!(
+                "works with `api.host: instance` only, found {}; take one of them out",
+                shown(host)
+            );
+            self.problems.add(at, text);
+        }
+        let ttl = self.span(&format!("{at}.ttl"), &file.ttl, SECOND..=24 * HOUR);
+        let max_size = self.size(&format!("{at}.max_size"), &file.max_size, 64 << 10..=4 << 30);
+        let entry_at = format!("{at}.max_entry");
+        let max_entry = self.size(&entry_at, &file.max_entry, 1 << 10..=64 << 20);
+        if let (Some(all), Some(one)) = (max_size, max_entry)
+            && one > all
+        {
+            let text = format!(
+                "expected at most max_size ({}), found {}; lower it or raise the other",
+                size_text(all),
+                size_text(one)
+            );
+            self.problems.add(entry_at, text);
+        }
+        let paths = self.each(&format!("{at}.paths"), &file.paths, Self::cached_path);
+        Some(Cache {
+            ttl: ttl?,
+            max_size: max_size?,
+            max_entry: max_entry?,
+            paths: paths?,
+        })
+    }
+
+    /// As `extra_paths`, with `*` for a segment.
+    fn cached_path(&mut self, at: String, text: &str) -> Option<String> {
+        if text.split('/').any(|segment| segment.contains('*') && segment != "*") {
+            let text = format!(
+                "expected `*` as a whole segment, as in `/services/data/*/theme`, found {}",
+                shown(text)
+            );
+            return self.refuse(at, text);
+        }
+        // Elsewhere answers are of one moment, or hold a session.
+        if !CACHEABLE
+            .iter()
+            .any(|root| text.strip_prefix(root).is_some_and(|rest| !rest.is_empty()))
+        {
+            let text = format!(
+                "expected a path under {}, found {}",
+                CACHEABLE.join(" or "),
+                shown(text)
+            );
+            return self.refuse(at, text);
+        }
+        self.extra_path(at, &text.replace('*', "-"))?;
+        Some(text.to_owned())
     }
 
     /// `org`: the one that the listener leads to, if it is known.

@@ -77,6 +77,10 @@ impl Check {
             None => Some(None),
         };
         let pub_sub = self.origin_url(&format!("{at}.pub_sub.endpoint"), &file.pub_sub.endpoint);
+        let cache = match &file.cache {
+            Some(cache) => self.cache(&format!("{at}.cache"), cache, &file.api.host).map(Some),
+            None => Some(None),
+        };
         let budget = self.budget(&format!("{at}.login_budget"), &file.login_budget);
         Some(Org {
             login: LoginHost { url: login? },
@@ -87,6 +91,7 @@ impl Check {
             data_cloud: data_cloud?,
             pub_sub: pub_sub?,
             api: api?,
+            cache: cache?,
         })
     }
 

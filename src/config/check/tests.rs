@@ -625,6 +625,16 @@ fn what_is_called_is_checked() {
         (secret, "data_cloud: {}, api: {host: platform}".into(), "data_cloud: works with `api.host: instance` only, found `platform`; take one of them out".into()),
         (secret, "data_cloud: {dataspace: 'a b'}".into(), "data_cloud.dataspace: expected the API name of a dataspace (A-Z, a-z, 0-9, _), found `a b`".into()),
         (secret, "data_cloud: {renew_before: 29s}".into(), "data_cloud.renew_before: expected 30s to 1h, found 29s".into()),
+        (secret, "cache: {}".into(), String::new()),
+        (secret, "cache: {ttl: 24h, max_size: 64KiB, max_entry: 64KiB, paths: [/services/data/*/theme, /services/apexrest/a/]}".into(), String::new()),
+        (secret, "cache: {}, api: {host: platform}".into(), "cache: works with `api.host: instance` only, found `platform`; take one of them out".into()),
+        (secret, "cache: {ttl: 0s}".into(), "cache.ttl: expected 1s to 24h, found 0s".into()),
+        (secret, "cache: {max_size: 1KiB}".into(), "cache.max_size: expected 64KiB to 4GiB, found 1KiB".into()),
+        (secret, "cache: {max_size: 64KiB}".into(), "cache.max_entry: expected at most max_size (64KiB), found 1MiB; lower it or raise the other".into()),
+        (secret, "cache: {paths: ['/services/data/v*/x']}".into(), "cache.paths[0]: expected `*` as a whole segment, as in `/services/data/*/theme`, found `/services/data/v*/x`".into()),
+        (secret, "cache: {paths: [/services/data/]}".into(), "cache.paths[0]: expected a path under /services/data/ or /services/apexrest/, found `/services/data/`".into()),
+        (secret, "cache: {paths: [/services/oauth2/userinfo]}".into(), "cache.paths[0]: expected a path under /services/data/ or /services/apexrest/, found `/services/oauth2/userinfo`".into()),
+        (secret, "cache: {paths: ['/services/data/../x']}".into(), "cache.paths[0]: expected a path that begins with `/`, without `..`, `//`, `%`, `?`, `#` or blanks, found `/services/data/../x`".into()),
         (secret, "data_cloud: {renew_age: 3h}".into(), "data_cloud.renew_age: expected 1m to 2h, found 3h".into()),
     ] {
         let expected = match expected.is_empty() {
@@ -1056,7 +1066,7 @@ orgs:
     for grant in GRANTS {
         for more in [
             "api: {host: other, headers: {X-B: 'a: b', x-A: '1'}, also: {/a: f_1}}, token: {cool_down: 1s}",
-            "token: {keep_alive: true}, data_cloud: {dataspace: 'On', renew_before: 1m}",
+            "token: {keep_alive: true}, data_cloud: {dataspace: 'On', renew_before: 1m}, cache: {ttl: 7s, max_entry: 3KiB, paths: [/services/data/*/theme]}",
             "api: {host: platform}",
         ] {
             // Only what fits the grant.

@@ -85,6 +85,8 @@ fn another(name: &str) -> &'static str {
         "SFPROXY_LOG_FORMAT" => "json",
         "SFPROXY_LOG_LEVEL" => "debug",
         "SFPROXY_PUB_SUB_ENDPOINT" => "https://api.deu.pubsub.salesforce.com",
+        "SFPROXY_CACHE_MAX_SIZE" | "SFPROXY_CACHE_MAX_ENTRY" => "2MiB",
+        "SFPROXY_CACHE_PATHS" => "/services/data/*/theme",
         name if SETTINGS.iter().any(|s| s.name == name && s.kind == Kind::Number) => "7",
         _ => "7s",
     }

@@ -3,30 +3,46 @@
 //! Owns: nothing. Invariants: 201 with an id on create, 204 without a body on update and delete, 200 or 201 on upsert.
 //! Fails with: an [`Answer`]. Source: Salesforce REST API guide, sObject resources.
 
+use std::time::{Duration, SystemTime};
+
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
 use super::Call;
-use crate::demo::{
-    answer::{Answer, Problem},
-    store::{Store, Table},
-    world::World,
+use crate::{
+    demo::{
+        answer::{Answer, Problem},
+        store::{Store, Table},
+        world::World,
+    },
+    http_date,
 };
 
 /// `path` is what follows `/sobjects`.
 pub(super) fn answer(world: &World, call: &Call, path: &[&str]) -> Result<Answer, Answer> {
     match *path {
+        [] if is_as_known(world, call) => Ok(Answer::empty(304)),
         [] => Ok(list(&world.store(), call)),
         [object] => one_object(world, call, object),
         [object, "describe"] => {
             let store = world.store();
             let table = store.read(object).ok_or_else(Answer::not_found)?;
-            Ok(Answer::json(200, table.object.describe(&call.base())))
+            Ok(match is_as_known(world, call) {
+                true => Answer::empty(304),
+                false => Answer::json(200, table.object.describe(&call.base())),
+            })
         }
         [object, id] => one_row(world, call, object, id),
         [object, field, value] => external(world, call, object, field, value),
         _ => Err(Answer::not_found()),
     }
+}
+
+/// `If-Modified-Since` counts for Describe Global and sObject Describe, with any date; that they answer with `Last-Modified` is
+/// not confirmed, and the practice org does not.
+fn is_as_known(world: &World, call: &Call) -> bool {
+    let since = call.header("if-modified-since").and_then(http_date::seconds);
+    since.is_some_and(|since| SystemTime::UNIX_EPOCH + Duration::from_secs(since) >= world.described)
 }
 
 fn list(store: &Store, call: &Call) -> Answer {

@@ -133,6 +133,7 @@ fn org(login: &url::Url) -> (tempfile::NamedTempFile, Org) {
         data_cloud: None,
         pub_sub: "https://api.pubsub.salesforce.com".parse().unwrap(),
         api: crate::config::Api::default(),
+        cache: None,
     };
     (file, org)
 }

@@ -289,6 +289,7 @@ impl Room {
             data_cloud: None,
             pub_sub: "https://api.pubsub.salesforce.com".parse().unwrap(),
             api: config::Api::default(),
+            cache: None,
         }
     }
 

@@ -160,8 +160,13 @@ async fn ninety_nine_stalled_answers_do_not_starve_the_hundredth() {
     app.stop().await;
 }
 
-/// Pub/Sub that refuses every token in the trailers, and says so after its headers.
-async fn never_let_in() -> (SocketAddr, JoinSet<()>) {
+/// Pub/Sub whose RPCs all end so, with an `error-code` if it is "16".
+async fn ends_with(status: &'static str, trailers_only: bool) -> (SocketAddr, JoinSet<()>) {
+    let code = "sfdc.platform.eventbus.grpc.service.auth.error";
+    let mut end = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static(status))]);
+    if status == "16" {
+        end.insert("error-code", HeaderValue::from_static(code));
+    }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut tasks = JoinSet::new();
@@ -169,17 +174,18 @@ async fn never_let_in() -> (SocketAddr, JoinSet<()>) {
         let mut connections = JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.unwrap();
+            let end = end.clone();
             connections.spawn(async move {
                 let mut connection = h2::server::handshake(stream).await.unwrap();
                 while let Some(Ok((_request, mut respond))) = connection.accept().await {
-                    let mut body = respond.send_response(Response::new(()), false).unwrap();
-                    let code = "sfdc.platform.eventbus.grpc.service.auth.error";
-                    let trailers = HeaderMap::from_iter([
-                        ("grpc-status".parse().unwrap(), HeaderValue::from_static("16")),
-                        ("error-code".parse().unwrap(), HeaderValue::from_static(code)),
-                    ]);
-                    drop(body.send_data(Bytes::new(), false));
-                    body.send_trailers(trailers).unwrap();
+                    let mut head = Response::new(());
+                    if trailers_only {
+                        *head.headers_mut() = end.clone();
+                        respond.send_response(head, true).unwrap();
+                    } else {
+                        let mut body = respond.send_response(head, false).unwrap();
+                        body.send_trailers(end.clone()).unwrap();
+                    }
                 }
             });
         }
@@ -189,7 +195,7 @@ async fn never_let_in() -> (SocketAddr, JoinSet<()>) {
 
 #[tokio::test]
 async fn a_refusal_in_trailers_is_counted_once() {
-    let (address, _tasks) = never_let_in().await;
+    let (address, _tasks) = ends_with("16", false).await;
     let login = RawOrg::start(|_| Script::ok()).await;
     let app = Running::start(&login.url(), pub_sub_at(&format!("http://{address}"))).await;
     let wire = Wire::plain(app.proxy).await;
@@ -202,6 +208,9 @@ async fn a_refusal_in_trailers_is_counted_once() {
     assert_eq!((app.metric(series).await, login.logins()), (2.0, 2));
     app.stop().await;
 }
+
+/// What servers take unread if they say nothing else.
+const WINDOW: u32 = 65_535;
 
 /// Pub/Sub that reads nothing of what is sent to it, and does not answer. Tells how each stream ended.
 async fn never_reads() -> (SocketAddr, UnboundedReceiver<Reason>, JoinSet<()>) {
@@ -235,12 +244,38 @@ async fn a_caller_that_gives_up_ends_an_upload_that_nobody_reads() {
     let wire = Wire::plain(app.proxy).await;
     let (response, mut requests) = wire.send.clone().send_request(grpc("PublishStream"), false).unwrap();
     requests.send_data(vec![0; 300_000].into(), false).unwrap();
-    // The window that servers have by default, and a frame that waits.
-    metric_becomes(&app, KEPT, 65_535.0 + 16_384.0).await;
+    // More than the window: something waits for it.
+    let waits = async {
+        while app.metric(KEPT).await <= f64::from(WINDOW) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(waits).await;
     drop(response);
     requests.send_reset(Reason::CANCEL);
     assert_eq!(soon(reasons.recv()).await, Some(Reason::CANCEL));
     metric_becomes(&app, IN_USE, 0.0).await;
     metric_becomes(&app, KEPT, 0.0).await;
     app.stop().await;
+}
+
+/// The HTTP status of an RPC is 200 whatever came of it.
+#[tokio::test]
+async fn an_rpc_that_fails_is_not_counted_as_good() {
+    for (status, outcome) in [("0", "ok"), ("5", "client_error"), ("13", "upstream_error")] {
+        for trailers_only in [true, false] {
+            let (address, _tasks) = ends_with(status, trailers_only).await;
+            let login = RawOrg::start(|_| Script::ok()).await;
+            let app = Running::start(&login.url(), pub_sub_at(&format!("http://{address}"))).await;
+            let wire = Wire::plain(app.proxy).await;
+            let mut body = rpc(&wire, "Subscribe").await.unwrap();
+            while soon(body.data()).await.is_some() {}
+            soon(body.trailers()).await.unwrap();
+            let series = format!(
+                "sf_token_proxy_requests_total{{code=\"200\",method=\"POST\",org=\"main\",outcome=\"{outcome}\",surface=\"pub_sub\"}}"
+            );
+            metric_becomes(&app, &series, 1.0).await;
+            app.stop().await;
+        }
+    }
 }

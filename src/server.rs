@@ -72,6 +72,8 @@ const H2_STREAMS: u32 = H2_CONNECTION_WINDOW / H2_STREAM_WINDOW;
 /// The org takes 16 KiB of target and headers each (SF §3.4); what is too long is for it to say.
 const H2_HEADERS: u32 = 64 * 1024;
 const H2_PING: Duration = Duration::from_secs(30);
+/// For the goodbyes of a connection that never had a call.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// Pause when the process has no descriptors left; accepting again at once would only spin.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
@@ -305,7 +307,7 @@ async fn drive<C: GracefulConnection>(connection: C, stop: &Stop) {
 }
 
 /// As [`drive`]; and a connection on which no call began for `idle_timeout` takes no more (hyper has a timer for HTTP/1.1
-/// alone). Calls in flight finish.
+/// alone). Calls in flight finish; without any there is nothing to wait for.
 async fn drive_until_idle<C: GracefulConnection>(
     connection: C,
     stop: &Stop,
@@ -329,10 +331,16 @@ async fn drive_until_idle<C: GracefulConnection>(
         }
     }
     connection.as_mut().graceful_shutdown();
+    let ending = async {
+        // hyper says goodbye only to a caller that has sent its preface; one that never will is not waited for.
+        if timeout(GOODBYE, connection.as_mut()).await.is_err() && calls.load(Ordering::Relaxed) > 0 {
+            drop(connection.await);
+        }
+    };
     tokio::select! {
         biased;
         () = stop.force.cancelled() => {}
-        ended = connection => drop(ended),
+        () = ending => {}
     }
 }
 

@@ -120,7 +120,8 @@ impl Door {
             match answered {
                 Ok(Reply::Org(response)) => {
                     record.answered(response.status());
-                    let outcome = Outcome::of_status(response.status());
+                    let of_status = || Outcome::of_status(response.status());
+                    let outcome = Outcome::of_rpc(response.headers()).unwrap_or_else(of_status);
                     response.map(|body| OutgoingBody::org(body, record, outcome))
                 }
                 Ok(Reply::Own(response)) => {
@@ -706,7 +707,12 @@ impl Body for OutgoingBody {
             Kind::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
         };
         match &frame {
-            Some(Ok(frame)) => this.record.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Some(Ok(frame)) => {
+                this.record.sent(frame.data_ref().map_or(0, Bytes::len));
+                if let Some(outcome) = frame.trailers_ref().and_then(Outcome::of_rpc) {
+                    this.outcome = outcome;
+                }
+            }
             Some(Err(InBodyError::Stalled)) => this.outcome = Outcome::Timeout,
             Some(Err(InBodyError::Broke(_))) => this.outcome = Outcome::UpstreamError,
             None => {}

@@ -29,6 +29,8 @@ pub struct InBody {
     seen: VecDeque<Frame<Bytes>>,
     /// `None` when it has ended.
     source: Option<Incoming>,
+    /// It broke off while it was looked at; the reader meets this after what was seen.
+    broken: Option<InBodyError>,
     lease: Option<Lease>,
     /// The connection's, where it is this call's alone.
     task: Option<AbortHandle>,
@@ -53,6 +55,7 @@ impl InBody {
         let mut body = Self {
             seen: VecDeque::new(),
             source: Some(source),
+            broken: None,
             task: lease.task(),
             lease: Some(lease),
             upload,
@@ -66,11 +69,8 @@ impl InBody {
         body
     }
 
-    /// From here on `watch` sees what passes, also what was looked at already.
+    /// From here on `watch` sees what passes; what was looked at before has been judged.
     pub fn watch(&mut self, mut watch: Watch) {
-        for frame in &self.seen {
-            watch.see(frame);
-        }
         if self.source.is_none() {
             watch.ended();
         }
@@ -80,12 +80,18 @@ impl InBody {
     /// Reads one frame ahead, which is still passed on: an RPC that fails at once has its trailers there.
     pub async fn look_for_trailers(&mut self, patience: Duration) -> Option<HeaderMap> {
         let next = timeout(patience, poll_fn(|cx| self.poll_source(cx))).await;
-        let Ok(Some(Ok(frame))) = next else {
-            return None;
-        };
-        let trailers = frame.trailers_ref().cloned();
-        self.seen.push_back(frame);
-        trailers
+        match next {
+            Ok(Some(Ok(frame))) => {
+                let trailers = frame.trailers_ref().cloned();
+                self.seen.push_back(frame);
+                trailers
+            }
+            Ok(Some(Err(error))) => {
+                self.broken = Some(error);
+                None
+            }
+            Ok(None) | Err(_) => None,
+        }
     }
 
     /// Whether bytes of the answer were looked at.
@@ -122,9 +128,13 @@ impl InBody {
         let mut copy = Vec::new();
         let reading = async {
             while copy.len() < limit {
-                let next = poll_fn(|cx| self.poll_source(cx)).await;
-                let Some(Ok(frame)) = next else {
-                    break;
+                let frame = match poll_fn(|cx| self.poll_source(cx)).await {
+                    Some(Ok(frame)) => frame,
+                    Some(Err(error)) => {
+                        self.broken = Some(error);
+                        break;
+                    }
+                    None => break,
                 };
                 if let Some(data) = frame.data_ref() {
                     copy.extend_from_slice(data);
@@ -178,11 +188,14 @@ impl Body for InBody {
         if let Some(frame) = self.seen.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         self.poll_source(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.seen.is_empty() && self.source.as_ref().is_none_or(Body::is_end_stream)
+        self.seen.is_empty() && self.broken.is_none() && self.source.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -194,6 +207,8 @@ impl Body for InBody {
             .sum();
         let rest = match &self.source {
             Some(source) => source.size_hint(),
+            // How long it would have been is not known: what there is must not pass for all.
+            None if self.broken.is_some() => SizeHint::new(),
             None => SizeHint::with_exact(0),
         };
         let mut hint = SizeHint::new();

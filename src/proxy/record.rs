@@ -25,9 +25,9 @@ use crate::{config::OrgName, metrics::Metrics};
 /// Who is answerable for how a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The org's answer, 1xx to 3xx.
+    /// The org's answer, 1xx to 3xx; of an RPC, its status 0.
     Ok,
-    /// The org's 4xx, or the guard's.
+    /// The org's 4xx, or the guard's; of an RPC, a status of the kind.
     ClientError,
     /// The org's 5xx, or it broke off.
     UpstreamError,
@@ -69,6 +69,19 @@ impl Outcome {
             500..=599 => Self::UpstreamError,
             _ => Self::Ok,
         }
+    }
+
+    /// By the status of an RPC, in its trailers or in the headers of an answer that is nothing but a status: the HTTP status
+    /// is 200 whatever came of it.
+    pub fn of_rpc(headers: &HeaderMap) -> Option<Self> {
+        Some(match headers.get("grpc-status")?.as_bytes() {
+            b"0" => Self::Ok,
+            b"1" => Self::Cancelled,
+            b"4" => Self::Timeout,
+            // What the caller asked for, or may not do, or too often.
+            b"3" | b"5" | b"6" | b"7" | b"8" | b"9" | b"11" | b"16" => Self::ClientError,
+            _ => Self::UpstreamError,
+        })
     }
 }
 

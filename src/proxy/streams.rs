@@ -30,7 +30,8 @@ const MOST_STREAMS: usize = 100;
 
 /// With hyper's windows a few stalled streams starve all others (`performance.md`).
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Room for what each of a connection's calls may leave unread.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MOST_STREAMS as u32;
 const MOST_HEADERS: u32 = 64 * 1024;
 /// A peer that has vanished is found out, also between the events of a subscription.
 const PING: Duration = Duration::from_secs(30);

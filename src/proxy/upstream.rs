@@ -510,9 +510,12 @@ enum End {
 impl End {
     fn of(error: &hyper::Error) -> Self {
         let http2 = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
-        match http2.filter(|error| error.is_remote()) {
-            Some(error) if error.is_go_away() => Self::GoAway,
-            Some(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => Self::RefusedStream,
+        match http2 {
+            Some(error) if error.is_go_away() && error.is_remote() => Self::GoAway,
+            Some(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM) && error.is_remote() => {
+                Self::RefusedStream
+            }
+            // Also by ourselves: the caller broke off its upload, or the answer's headers are too long.
             Some(error) if error.is_reset() => Self::Stream,
             _ => Self::Connection,
         }

@@ -54,7 +54,10 @@ mod soap_hard_cases;
 mod stages;
 #[cfg(all(feature = "demo", unix))]
 mod store;
+#[cfg(feature = "demo")]
+mod stream_hard_cases;
 mod tls;
+mod tls_hard_cases;
 #[cfg(feature = "demo")]
 mod user_hard_cases;
 mod users;

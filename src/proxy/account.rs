@@ -122,7 +122,9 @@ impl Account {
             .tokens
             .current()
             .is_some_and(|now| now.generation == token.generation);
-        if newest && self.ask(upstream, token).await == Finding::Dead {
+        if let Some(prober) = self.prober.as_ref().filter(|_| newest)
+            && prober.ask_lately(upstream, token).await == Finding::Dead
+        {
             self.tokens.reject(token.generation);
         }
     }

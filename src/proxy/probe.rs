@@ -22,6 +22,8 @@ use super::{
 };
 use crate::token::{Generation, Token, exchange::CHEAPEST_CALL};
 
+/// For who can wait.
+const LATELY: Duration = Duration::from_secs(5);
 /// A probe that takes longer tells nothing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -43,7 +45,18 @@ impl Prober {
     /// Asks the org whether the token lives now. The lock is held across the call on purpose: others who ask meanwhile
     /// wait for it, and one probe then answers for all who wait. "Alive" counts only for those who asked before it began.
     pub async fn ask(&self, upstream: &Upstream, token: &Token) -> Finding {
-        let asked = Instant::now();
+        self.ask_since(Instant::now(), upstream, token).await
+    }
+
+    /// As [`Prober::ask`], content with an "alive" from the last moments: for who can wait, and would else ask with every
+    /// message of a client that is told 401 for reasons of its own.
+    pub async fn ask_lately(&self, upstream: &Upstream, token: &Token) -> Finding {
+        let now = Instant::now();
+        self.ask_since(now.checked_sub(LATELY).unwrap_or(now), upstream, token)
+            .await
+    }
+
+    async fn ask_since(&self, asked: Instant, upstream: &Upstream, token: &Token) -> Finding {
         let mut last = self.last.lock().await;
         if let Some((generation, finding, began)) = *last
             && generation == token.generation

@@ -379,6 +379,35 @@ async fn an_org_that_denies_every_handshake_costs_no_storm_of_logins() {
     }
 }
 
+/// Each question is a call of the org's daily allowance.
+#[tokio::test]
+async fn polls_that_end_with_401_for_reasons_of_their_own_cost_few_questions() {
+    let org = RawOrg::start(move |request| match request.target() {
+        "/cometd/60.0" => said("200 OK", ENDED, false),
+        _ => Script::ok(),
+    })
+    .await;
+    let app = Running::start(&org.url(), |_| {}).await;
+    let poll = Client {
+        id: "c1".into(),
+        ..Client::default()
+    }
+    .connect();
+    for _ in 0..20 {
+        assert_eq!(post(&app, &poll, "").await.text(), ENDED);
+    }
+    let asked = || {
+        org.seen()
+            .iter()
+            .filter(|seen| !seen.target().contains("cometd"))
+            .count()
+    };
+    eventually("a question", asked, |asked| *asked > 0).await;
+    assert!(asked() <= 3, "{}", asked());
+    assert_eq!(org.logins(), 1);
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn cometd_speaks_http_1_also_where_http_2_is_wanted() {
     let site = Site::start(|settings| settings.http2 = true, |config| config.upstream.http2 = true).await;

@@ -232,7 +232,8 @@ impl Check {
 
     fn host(&mut self, at: String, text: &str) -> Option<String> {
         let label = |label: &str| {
-            !label.is_empty()
+            // Longer ones are no names in DNS, nor in a certificate.
+            (1..=63).contains(&label.len())
                 && label
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))

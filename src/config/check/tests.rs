@@ -843,6 +843,8 @@ fn names_origins_and_paths_are_checked() {
     for bad in ["", "a:80", "https://a", "*.a", "a..b", "a/b", "a b"] {
         assert_eq!(told(&and(&format!("listeners: [{{hosts: ['{bad}']}}]"))), host(bad));
     }
+    let long = "a".repeat(64);
+    assert!(told(&and(&format!("listeners: [{{hosts: ['{long}']}}]"))).starts_with("listeners[0].hosts[0]: expected"));
     let origin = |found: &str| {
         format!("listeners[0].allowed_origins[0]: expected an origin such as `https://app.example`, found {found}")
     };

@@ -29,14 +29,13 @@ use super::{
     account::Account,
     body::{Store, Upload},
     cached::{self, Found},
-    envelope::{self, Unfit},
     error::{CallError, not_repeated_status},
     guard::{Refusal, Rules},
     headers,
     in_body::{InBody, InBodyError},
     read_ahead::{self, Ahead, read_ahead},
     record::{Calls, Outcome, Record, Repeat},
-    surface::{Placement, Surface, Told, is_list_of_versions},
+    surface::{Surface, Told, is_list_of_versions},
     upstream::{Answer, Head, Upstream},
     users::Users,
     verdict::{INSPECT_BYTES, UNAUTHORIZED_HEAD, Verdict, at_sight, bayeux, rpc_status, verdict},
@@ -176,8 +175,8 @@ impl Door {
             parts.headers.insert(name.clone(), value.clone());
         }
         let idle = surface.body_idle(proxy.body_idle);
-        let upload = match in_the_body(surface) {
-            true => upload_to_edit(&mut parts.headers, body, &proxy.store, idle)?,
+        let upload = match surface.is_enveloped() {
+            true => read_ahead::upload(&mut parts.headers, body, &proxy.store, idle)?,
             false => Upload::new(body, &proxy.store, idle),
         };
         let target = parts.uri.into_parts().path_and_query;
@@ -191,7 +190,7 @@ impl Door {
                 surface,
                 method: parts.method,
                 target: match surface {
-                    Surface::Identity => without_credential(target),
+                    Surface::Identity => headers::without_credential(target),
                     _ => target,
                 },
                 headers: parts.headers,
@@ -368,67 +367,6 @@ impl Door {
 /// Whether an answer of ours leads back to the address that the caller used.
 fn leads_back(surface: Surface) -> bool {
     matches!(surface, Surface::LocalLogin | Surface::Soap | Surface::Identity)
-}
-
-fn in_the_body(surface: Surface) -> bool {
-    matches!(surface.row().token, Placement::Envelope | Placement::Fuel)
-}
-
-/// A body into which the credential goes: it must be readable, and its length changes.
-fn upload_to_edit(headers: &mut HeaderMap, body: Incoming, store: &Store, idle: Duration) -> Result<Upload, CallError> {
-    // What the header says of the characters goes before what the envelope says of itself. Said twice, nobody knows which counts.
-    let mut content_types = headers.get_all(header::CONTENT_TYPE).iter();
-    if !content_types.all(|kind| charsets(kind.to_str().unwrap_or_default()).all(envelope::keeps_ascii)) {
-        return Err(Unfit::Encoding.into());
-    }
-    headers.remove(header::CONTENT_LENGTH);
-    if headers.get_all(header::CONTENT_ENCODING).iter().nth(1).is_some() {
-        return Err(CallError::EnvelopeEncoding);
-    }
-    let encoding = headers.remove(header::CONTENT_ENCODING);
-    match encoding
-        .as_ref()
-        .map(|encoding| encoding.as_bytes().trim_ascii().to_ascii_lowercase())
-    {
-        None => Ok(Upload::new(body, store, idle)),
-        Some(encoding) if encoding == b"identity" => Ok(Upload::new(body, store, idle)),
-        Some(encoding) if encoding == b"gzip" || encoding == b"x-gzip" => Ok(Upload::inflated(body, store, idle)),
-        Some(_) => Err(CallError::EnvelopeEncoding),
-    }
-}
-
-/// jsforce asks the identity service with its token in the query, where the org might prefer it to the header (not
-/// confirmed). The token goes into the header alone.
-fn without_credential(target: PathAndQuery) -> PathAndQuery {
-    // The name as a server reads it, percent-encoded or not.
-    let is_credential = |pair: &&str| {
-        let mut read = url::form_urlencoded::parse(pair.as_bytes());
-        read.next()
-            .is_some_and(|(name, _)| matches!(&*name, "oauth_token" | "access_token"))
-    };
-    let Some(query) = target
-        .query()
-        .filter(|query| query.split('&').any(|pair| is_credential(&pair)))
-    else {
-        return target;
-    };
-    let kept: Vec<&str> = query.split('&').filter(|pair| !is_credential(pair)).collect();
-    let path = target.path();
-    let text = match kept.is_empty() {
-        true => path.to_owned(),
-        false => format!("{path}?{}", kept.join("&")),
-    };
-    // Parts of a target are a target.
-    PathAndQuery::try_from(text).unwrap_or(target)
-}
-
-/// Each `charset` of a `Content-Type`. Some clients put it in the wrong quotes.
-fn charsets(content_type: &str) -> impl Iterator<Item = &str> {
-    content_type.split(';').skip(1).filter_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        let is_charset = name.trim().eq_ignore_ascii_case("charset");
-        is_charset.then(|| value.trim().trim_matches(['"', '\'']))
-    })
 }
 
 impl Proxy {
@@ -629,7 +567,7 @@ impl Proxy {
 impl Call {
     /// Whether the org has to look at the token to answer.
     fn carries_the_token(&self) -> bool {
-        match in_the_body(self.head.surface) {
+        match self.head.surface.is_enveloped() {
             true => !self.head.edits.is_empty(),
             false => !is_list_of_versions(self.head.target.path()),
         }
@@ -743,28 +681,6 @@ impl Drop for OutgoingBody {
         // A body that has ended is not asked again by the server, nor is one without bytes; and ours cannot break off.
         if matches!(self.kind, Kind::Own(_)) || self.is_end_stream() {
             self.record.finished(self.outcome);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_query_loses_a_token_and_nothing_else() {
-        let table = [
-            ("/id/00D/005?format=json&oauth_token=00D!x", "/id/00D/005?format=json"),
-            ("/id/00D/005?oauth_token=00D!x", "/id/00D/005"),
-            ("/id/00D/005?access_token=a&b=%20c&oauth_token", "/id/00D/005?b=%20c"),
-            ("/id/00D/005?version=latest", "/id/00D/005?version=latest"),
-            ("/id/00D/005?", "/id/00D/005?"),
-            ("//services/oauth2/userinfo", "//services/oauth2/userinfo"),
-            ("/id/o/u?oauth%5Ftoken=CANARY&a=b%5F", "/id/o/u?a=b%5F"),
-        ];
-        for (came, expected) in table {
-            let target = PathAndQuery::try_from(came).unwrap();
-            assert_eq!(without_credential(target).as_str(), expected);
         }
     }
 }

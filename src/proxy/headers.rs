@@ -3,7 +3,7 @@
 //! Pure. Invariants: no credential of the caller's goes out; none of the org's comes back as a cookie.
 //! Source: `design.md` §6.3, §6.4; RFC 9110 §7.6.1 (hop-by-hop); `clients.md` (what SDKs send as credentials).
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header, uri::PathAndQuery};
 
 use super::surface::Placement;
 use crate::token::{Instance, Token};
@@ -64,6 +64,31 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
     // They say nothing here, and HTTP/2 has no `Connection`.
     trailers.remove(header::TE);
     trailers.remove(header::CONNECTION);
+}
+
+/// jsforce asks the identity service with its token in the query, where the org might prefer it to the header (not
+/// confirmed). The token goes into the header alone.
+pub fn without_credential(target: PathAndQuery) -> PathAndQuery {
+    // The name as a server reads it, percent-encoded or not.
+    let is_credential = |pair: &&str| {
+        let mut read = url::form_urlencoded::parse(pair.as_bytes());
+        read.next()
+            .is_some_and(|(name, _)| matches!(&*name, "oauth_token" | "access_token"))
+    };
+    let Some(query) = target
+        .query()
+        .filter(|query| query.split('&').any(|pair| is_credential(&pair)))
+    else {
+        return target;
+    };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_credential(pair)).collect();
+    let path = target.path();
+    let text = match kept.is_empty() {
+        true => path.to_owned(),
+        false => format!("{path}?{}", kept.join("&")),
+    };
+    // Parts of a target are a target.
+    PathAndQuery::try_from(text).unwrap_or(target)
 }
 
 /// What kinds of headers a message has: looked at once, because most have none that need work.
@@ -486,6 +511,23 @@ mod tests {
             prop_assert!(!left.split(';').any(|pair| is_session_cookie(pair.as_bytes())), "{left}");
             let innocent = pairs.iter().filter(|pair| !is_session_cookie(pair.as_bytes())).count();
             prop_assert_eq!(left.split("; ").filter(|pair| !pair.is_empty()).count(), innocent);
+        }
+    }
+
+    #[test]
+    fn the_query_loses_a_token_and_nothing_else() {
+        let table = [
+            ("/id/00D/005?format=json&oauth_token=00D!x", "/id/00D/005?format=json"),
+            ("/id/00D/005?oauth_token=00D!x", "/id/00D/005"),
+            ("/id/00D/005?access_token=a&b=%20c&oauth_token", "/id/00D/005?b=%20c"),
+            ("/id/00D/005?version=latest", "/id/00D/005?version=latest"),
+            ("/id/00D/005?", "/id/00D/005?"),
+            ("//services/oauth2/userinfo", "//services/oauth2/userinfo"),
+            ("/id/o/u?oauth%5Ftoken=CANARY&a=b%5F", "/id/o/u?a=b%5F"),
+        ];
+        for (came, expected) in table {
+            let target = PathAndQuery::try_from(came).unwrap();
+            assert_eq!(without_credential(target).as_str(), expected);
         }
     }
 }

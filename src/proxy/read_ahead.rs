@@ -6,10 +6,14 @@
 //! Owns: nothing. Units: bytes; at most [`HEAD_BYTES`] of an envelope, 16 KiB of Bayeux messages.
 //! Fails with: [`CallError`]: an envelope in which no session can be set is not sent.
 
+use std::time::Duration;
+
+use http::{HeaderMap, header};
+use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::{
-    body::Upload,
+    body::{Store, Upload},
     envelope::{self, Credential, Edit, HEAD_BYTES, Operation, Reading, Unfit},
     error::CallError,
     surface::Surface,
@@ -33,6 +37,29 @@ pub enum Ahead {
 /// Whether this family's bodies are read ahead.
 pub fn wanted(surface: Surface) -> bool {
     matches!(surface, Surface::Soap | Surface::MarketingSoap | Surface::Cometd)
+}
+
+/// A body into which the credential goes: it must be readable, and its length changes.
+pub fn upload(headers: &mut HeaderMap, body: Incoming, store: &Store, idle: Duration) -> Result<Upload, CallError> {
+    // What the header says of the characters goes before what the envelope says of itself. Said twice, nobody knows which counts.
+    let mut content_types = headers.get_all(header::CONTENT_TYPE).iter();
+    if !content_types.all(|kind| charsets(kind.to_str().unwrap_or_default()).all(envelope::keeps_ascii)) {
+        return Err(Unfit::Encoding.into());
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    if headers.get_all(header::CONTENT_ENCODING).iter().nth(1).is_some() {
+        return Err(CallError::EnvelopeEncoding);
+    }
+    let encoding = headers.remove(header::CONTENT_ENCODING);
+    match encoding
+        .as_ref()
+        .map(|encoding| encoding.as_bytes().trim_ascii().to_ascii_lowercase())
+    {
+        None => Ok(Upload::new(body, store, idle)),
+        Some(encoding) if encoding == b"identity" => Ok(Upload::new(body, store, idle)),
+        Some(encoding) if encoding == b"gzip" || encoding == b"x-gzip" => Ok(Upload::inflated(body, store, idle)),
+        Some(_) => Err(CallError::EnvelopeEncoding),
+    }
 }
 
 pub async fn read_ahead(surface: Surface, path: &str, upload: &Upload) -> Result<Ahead, CallError> {
@@ -87,6 +114,15 @@ fn is_handshake(body: &[u8]) -> bool {
         Ok(message) => shakes(&message),
         Err(_) => false,
     }
+}
+
+/// Each `charset` of a `Content-Type`. Some clients put it in the wrong quotes.
+fn charsets(content_type: &str) -> impl Iterator<Item = &str> {
+    content_type.split(';').skip(1).filter_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let is_charset = name.trim().eq_ignore_ascii_case("charset");
+        is_charset.then(|| value.trim().trim_matches(['"', '\'']))
+    })
 }
 
 #[cfg(test)]

@@ -230,6 +230,11 @@ impl Surface {
         self.row().word
     }
 
+    /// Whether the token goes into the body.
+    pub const fn is_enveloped(self) -> bool {
+        matches!(self.row().token, Placement::Envelope | Placement::Fuel)
+    }
+
     /// How long a body may stand still. A subscription is silent for as long as nothing happens; pings tell whether its
     /// connection lives (SF §5.3).
     pub fn body_idle(self, usual: Duration) -> Duration {

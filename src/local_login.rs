@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
+use quick_xml::escape::escape;
 use serde_json::{Value, json};
 
 use crate::token::Token;
@@ -153,7 +154,8 @@ fn soap_login(base: &str, path: &str, who: &Who) -> String {
     let version = version_in(path);
     let soap = |kind: &str| format!("{base}/services/Soap/{kind}/{version}/{short}");
     let kind = if path.contains("/c/") { "c" } else { "u" };
-    let (server, metadata) = (xml(&soap(kind)), xml(&soap("m")));
+    let (server, metadata) = (soap(kind), soap("m"));
+    let (server, metadata) = (escape(&server), escape(&metadata));
     let session = who.placeholder();
     format!(
         "<loginResponse><result><metadataServerUrl>{metadata}</metadataServerUrl>\
@@ -182,10 +184,6 @@ fn version_in(path: &str) -> &str {
     path.split('/').find(is_version).unwrap_or("66.0")
 }
 
-fn xml(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
 fn revoked() -> Response<Bytes> {
     answer("text/html;charset=UTF-8", String::new())
 }
@@ -199,7 +197,7 @@ fn soap_answer(namespace: &str, content: &str) -> Response<Bytes> {
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
          <soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" xmlns=\"{}\" \
          xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body>{content}</soapenv:Body></soapenv:Envelope>",
-        xml(namespace).replace('"', "&quot;")
+        escape(namespace)
     );
     answer("text/xml;charset=UTF-8", text)
 }

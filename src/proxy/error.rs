@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use quick_xml::escape::escape;
 
 use super::{
     body::UploadError,
@@ -148,7 +149,7 @@ fn oauth_error(row: &Row) -> Response<Bytes> {
 }
 
 fn soap_fault(row: &Row) -> Response<Bytes> {
-    let (code, message) = (row.code, xml(&row.message));
+    let (code, message) = (row.code, escape(&row.message));
     let text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
          <soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" xmlns:sfproxy=\"urn:sf-token-proxy\">\
@@ -159,7 +160,7 @@ fn soap_fault(row: &Row) -> Response<Bytes> {
 }
 
 fn bulk_error(row: &Row) -> Response<Bytes> {
-    let (code, message) = (row.code, xml(&row.message));
+    let (code, message) = (row.code, escape(&row.message));
     let text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
          <error xmlns=\"http://www.force.com/2009/06/asyncapi/dataload\">\
@@ -199,10 +200,6 @@ fn percent_encoded(text: &str) -> String {
             }
             encoded
         })
-}
-
-fn xml(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 fn guard_row(refusal: Refusal) -> Row {

@@ -119,8 +119,11 @@ impl Door {
             match answered {
                 Ok(Reply::Org(response)) => {
                     record.answered(response.status());
-                    let of_status = || Outcome::of_status(response.status());
-                    let outcome = Outcome::of_rpc(response.headers()).unwrap_or_else(of_status);
+                    let of_rpc = match record.is_rpc() {
+                        true => Outcome::of_rpc(response.headers()),
+                        false => None,
+                    };
+                    let outcome = of_rpc.unwrap_or_else(|| Outcome::of_status(response.status()));
                     response.map(|body| OutgoingBody::org(body, record, outcome))
                 }
                 Ok(Reply::Own(response)) => {
@@ -647,7 +650,9 @@ impl Body for OutgoingBody {
         match &frame {
             Some(Ok(frame)) => {
                 this.record.sent(frame.data_ref().map_or(0, Bytes::len));
-                if let Some(outcome) = frame.trailers_ref().and_then(Outcome::of_rpc) {
+                if this.record.is_rpc()
+                    && let Some(outcome) = frame.trailers_ref().and_then(Outcome::of_rpc)
+                {
                     this.outcome = outcome;
                 }
             }

@@ -299,6 +299,11 @@ impl Record {
         self.family
     }
 
+    /// Whether its outcome is in its status, not in HTTP's.
+    pub fn is_rpc(&self) -> bool {
+        self.surface == Some(Surface::PubSub)
+    }
+
     /// Adds time that was not ours.
     pub fn waited(&mut self, time: Duration) {
         self.waited += time;

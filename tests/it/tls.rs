@@ -1,11 +1,11 @@
 //! Listeners that speak https, on real sockets, with clients as strict as there are.
 
 use std::{
-    io::{self, Write},
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -30,7 +30,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::support::{RawOrg, Reply, Running, Script, call, connect, eventually, read_reply, settings_for};
+use crate::support::{RawOrg, Reply, Running, Script, Trace, call, connect, eventually, read_reply, settings_for};
 
 const LIMITS: &str = "GET /services/data/v60.0/limits HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const FAILURES: &str = "sf_token_proxy_tls_handshake_failures_total";
@@ -189,43 +189,9 @@ async fn plain_http_is_told_to_come_with_https() {
     site.app.stop().await;
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-
-    /// What this thread logs from here on; tests have one thread each.
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let settings = sf_token_proxy::config::Log {
-            format: sf_token_proxy::config::LogFormat::Text,
-            level: "debug".into(),
-            requests: false,
-        };
-        let log = self.clone();
-        tracing::subscriber::set_default(
-            sf_token_proxy::log::subscriber(&settings, false, move || log.clone()).unwrap(),
-        )
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_tls_handshake_at_a_plain_listener_is_closed_with_a_line_in_the_log() {
-    let log = Log::default();
-    let _guard = log.listen();
+    let log = Trace::start();
     let site = Site::new(|config| {
         let mut plain = config.listeners[0].clone();
         plain.tls = None;
@@ -287,8 +253,7 @@ async fn a_slow_handshake_is_cut_and_gives_its_place_back() {
 
 #[tokio::test]
 async fn a_client_that_does_not_trust_the_certificate_is_counted() {
-    let log = Log::default();
-    let _guard = log.listen();
+    let log = Trace::start();
     let site = Site::new(|config| config.listeners[0].hosts = vec!["sf.internal".into()]).await;
     let trusting = Arc::new(client(&site.ca(), &[]));
     for name in ["localhost", "127.0.0.1", "::1", "sf.internal"] {
@@ -343,8 +308,7 @@ async fn a_session_is_resumed() {
 
 #[tokio::test]
 async fn the_second_start_serves_the_same_certificate() {
-    let log = Log::default();
-    let _guard = log.listen();
+    let log = Trace::start();
     let first = Site::new(|_| {}).await;
     let served =
         |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();

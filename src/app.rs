@@ -163,13 +163,21 @@ impl Bound {
     /// Follows changes of the configuration, and of the files that it names, while it runs.
     pub fn watching(&mut self, source: Source, hangups: Hangups) -> Reloader {
         let reloads = self.admin_room.reloads.clone();
-        let (watch, reloader) = Watch::new(source, self.site.config.clone(), reloads, self.orders.0.clone(), hangups);
+        let (watch, reloader) = Watch::new(
+            source,
+            self.site.config.clone(),
+            reloads,
+            self.orders.0.clone(),
+            hangups,
+        );
         let end = self.site.late.drain.clone();
         let told = end.clone();
-        self.site.jobs.add(Group::Rooms, "the watch over files", &told, async move {
-            watch.run(end).await;
-            Ok(())
-        });
+        self.site
+            .jobs
+            .add(Group::Rooms, "the watch over files", &told, async move {
+                watch.run(end).await;
+                Ok(())
+            });
         reloader
     }
 

@@ -329,12 +329,7 @@ impl Metrics {
             metrics.reload.reloads.with_label_values(&[result]);
         }
         metrics.reload.last_successful.set(1);
-        let build = gauges(
-            &r,
-            "build_info",
-            "1, labelled with the version.",
-            &["version"],
-        );
+        let build = gauges(&r, "build_info", "1, labelled with the version.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         metrics.forget = Arc::new(r.forget.into_inner());
         #[cfg(target_os = "linux")]

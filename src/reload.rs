@@ -336,7 +336,10 @@ impl Watch {
                 // Read and checked where it may block.
                 match timeout(PATIENCE, tokio::task::spawn_blocking(move || source.load())).await {
                     Ok(Ok(loaded)) => loaded,
-                    _ => Err(Problems::one(file.display().to_string(), "cannot be read: a disk hangs")),
+                    _ => Err(Problems::one(
+                        file.display().to_string(),
+                        "cannot be read: a disk hangs",
+                    )),
                 }
             }
             _ => Ok(self.config.clone()),
@@ -350,7 +353,11 @@ impl Watch {
         let touched = |path: &Path| why != Why::Start && changed.contains(path);
         let authorities = config.upstream.ca_file != self.config.upstream.ca_file
             || config.upstream.ca_file.as_deref().is_some_and(touched);
-        let certificates: Vec<bool> = config.listeners.iter().map(|listener| self.needs_tls(listener, &touched)).collect();
+        let certificates: Vec<bool> = config
+            .listeners
+            .iter()
+            .map(|listener| self.needs_tls(listener, &touched))
+            .collect();
         if config == self.config && !authorities && !certificates.contains(&true) {
             self.hoped_for.clear();
             self.reloads.as_before(why == Why::Asked);
@@ -359,12 +366,14 @@ impl Watch {
         let hopes = config.files().into_iter().map(Path::to_owned).collect();
         let before = self.config.clone();
         let (clock, metrics) = (self.reloads.0.clock.clone(), self.reloads.0.metrics.clone());
-        let preparing = tokio::task::spawn_blocking(move || {
-            prepare(&before, config, authorities, &certificates, &clock, &metrics)
-        });
+        let preparing =
+            tokio::task::spawn_blocking(move || prepare(&before, config, authorities, &certificates, &clock, &metrics));
         let prepared = match timeout(PREPARATION, preparing).await {
             Ok(Ok(prepared)) => prepared,
-            _ => Err(Problems::one("listeners[].tls", "no certificate in time: its folder is locked, or its disk hangs")),
+            _ => Err(Problems::one(
+                "listeners[].tls",
+                "no certificate in time: its folder is locked, or its disk hangs",
+            )),
         };
         let prepared = match prepared {
             Ok(prepared) => prepared,
@@ -372,7 +381,12 @@ impl Watch {
         };
         let (reply, done) = oneshot::channel();
         let config = prepared.config.clone();
-        if self.orders.send(Order::Become(Box::new(prepared), reply)).await.is_err() {
+        if self
+            .orders
+            .send(Order::Become(Box::new(prepared), reply))
+            .await
+            .is_err()
+        {
             return Outcome::Unchanged;
         }
         match done.await {
@@ -415,7 +429,9 @@ impl Watch {
         for (name, org) in &self.config.orgs {
             let mut good = false;
             for (key, reference) in org.grant.references() {
-                let Some(secret) = reference.secret().filter(|s| s.path().is_some_and(|path| changed.contains(path)))
+                let Some(secret) = reference
+                    .secret()
+                    .filter(|s| s.path().is_some_and(|path| changed.contains(path)))
                 else {
                     continue;
                 };

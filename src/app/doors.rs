@@ -108,7 +108,13 @@ impl Front {
     }
 
     /// Takes in a new socket. `door`: what is behind it, told its address.
-    pub(super) fn take_in(&mut self, fresh: Fresh, door: impl FnOnce(SocketAddr) -> Door, stop: &Stop, jobs: &mut Jobs) {
+    pub(super) fn take_in(
+        &mut self,
+        fresh: Fresh,
+        door: impl FnOnce(SocketAddr) -> Door,
+        stop: &Stop,
+        jobs: &mut Jobs,
+    ) {
         let socket = Socket {
             configured: fresh.configured,
             bound: fresh.bound,
@@ -175,7 +181,12 @@ impl Socket {
     fn serve(&self, listener: TcpListener, limits: Limits, tls: Option<Tls>, jobs: &mut Jobs) {
         let (door, stop) = (Arc::clone(&self.door), self.stop.clone());
         let told = stop.retire.clone();
-        jobs.add(Group::Callers, "a listener", &told, serve(listener, door, limits, tls, stop));
+        jobs.add(
+            Group::Callers,
+            "a listener",
+            &told,
+            serve(listener, door, limits, tls, stop),
+        );
     }
 }
 

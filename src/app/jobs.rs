@@ -86,7 +86,6 @@ impl Jobs {
         self.set(group).shutdown().await;
     }
 
-
     fn set(&mut self, group: Group) -> &mut JoinSet<Ended> {
         match group {
             Group::Callers => &mut self.callers,

@@ -67,9 +67,7 @@ fn fate(name: &OrgName, [old, new]: [&Config; 2], [before, org]: [&Org; 2], auth
             || *token != before.token
             || *budget != before.budget
             || *data_cloud != before.data_cloud,
-        identity: elsewhere
-            || key(name, before, None) != key(name, org, None)
-            || found && *grant != before.grant,
+        identity: elsewhere || key(name, before, None) != key(name, org, None) || found && *grant != before.grant,
         calls: ways
             || old.upstream != new.upstream
             || old.replay != new.replay
@@ -153,14 +151,7 @@ mod tests {
             ),
             (", token: {lifetime: 3m}", "", Fate::Change(TOKENS)),
             (", login_budget: {burst: 3}", "", Fate::Change(TOKENS)),
-            (
-                ", data_cloud: {}",
-                "",
-                Fate::Change(Changed {
-                    tokens: true,
-                    ..CALLS
-                }),
-            ),
+            (", data_cloud: {}", "", Fate::Change(Changed { tokens: true, ..CALLS })),
             (", api: {host: platform}", "", Fate::Change(ALL)),
             (
                 ", instance_url: https://b.my.salesforce.com",

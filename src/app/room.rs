@@ -93,7 +93,14 @@ struct CallRoom {
 }
 
 impl Room {
-    pub(super) fn new(name: &OrgName, org: &Org, ready: Ready, config: &Config, shared: &Shared, jobs: &mut Jobs) -> Self {
+    pub(super) fn new(
+        name: &OrgName,
+        org: &Org,
+        ready: Ready,
+        config: &Config,
+        shared: &Shared,
+        jobs: &mut Jobs,
+    ) -> Self {
         let Ready { http, pub_sub } = ready;
         let metrics = &shared.metrics;
         metrics.user_tokens.with_label_values(&[name.as_str()]);
@@ -289,7 +296,11 @@ impl DataCloud {
         metrics: &Metrics,
     ) {
         let exchange = DataCloudExchange::new(http.clone(), core.clone(), settings.dataspace.clone());
-        let exchange = if of_another { exchange.after_those_of_now() } else { exchange };
+        let exchange = if of_another {
+            exchange.after_those_of_now()
+        } else {
+            exchange
+        };
         let token_metrics = metrics.token(self.tokens.org(), exchange.grant_word());
         self.changes
             .change(exchange, data_cloud_rules(org, settings), token_metrics);
@@ -297,7 +308,10 @@ impl DataCloud {
 }
 
 impl CallRoom {
-    #[expect(clippy::too_many_arguments, reason = "all that a room of calls is made of, in one place")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all that a room of calls is made of, in one place"
+    )]
     fn new(
         name: &OrgName,
         org: &Org,

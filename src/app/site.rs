@@ -4,13 +4,7 @@
 //! done first. Calls in flight finish under what they began with.
 //! Fails with: [`BindError`].
 
-use std::{
-    collections::BTreeMap,
-    future::ready,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, future::ready, io, net::SocketAddr, sync::Arc};
 
 use tokio::net::{TcpListener, TcpStream};
 
@@ -152,9 +146,7 @@ impl Site {
         let mut rooms = BTreeMap::new();
         for (name, fate) in plan::orgs(&self.config, config, renewed) {
             let ready = match (fate, config.orgs.get(&name)) {
-                (Fate::Add | Fate::Change(_), Some(org)) => {
-                    Some(Ready::new(org, config, &self.shared)?)
-                }
+                (Fate::Add | Fate::Change(_), Some(org)) => Some(Ready::new(org, config, &self.shared)?),
                 _ => None,
             };
             rooms.insert(name, (fate, ready));
@@ -207,7 +199,9 @@ impl Site {
         let (stop, shared, jobs) = (&self.stop, &self.shared, &mut self.jobs);
         let entries = listeners.iter().zip(tls).zip(fresh);
         for ((settings, tls), fresh) in entries {
-            let Some(room) = self.rooms.get(&settings.org) else { continue };
+            let Some(room) = self.rooms.get(&settings.org) else {
+                continue;
+            };
             let same = |front: &&Front| front.settings.addresses == settings.addresses;
             let old = before.iter().find(same);
             let limits = match old {
@@ -270,7 +264,8 @@ impl Site {
                 move |request| ready(admin.answer(request, peer))
             };
             let serving = server::serve_each(listener, handler, limits, stop.clone());
-            self.jobs.add(Group::Rooms, "the admin port", &stop.retire.clone(), serving);
+            self.jobs
+                .add(Group::Rooms, "the admin port", &stop.retire.clone(), serving);
             self.admins.push(AdminSocket {
                 configured,
                 bound,

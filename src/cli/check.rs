@@ -131,7 +131,7 @@ mod tests {
     fn told(content: &[u8]) -> Result<(), String> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(content).unwrap();
-        private_key(&SecretRef::file(file.path().into()))
+        private_key(&SecretRef::file(file.path()))
             .map_err(|text| text.replace(&file.path().display().to_string(), "KEY"))
     }
 
@@ -140,7 +140,7 @@ mod tests {
         let key = |text: &str| {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(text.as_bytes()).unwrap();
-            store_key(&SecretRef::file(file.path().into()))
+            store_key(&SecretRef::file(file.path()))
         };
         for good in [
             "/+8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n",

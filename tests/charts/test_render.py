@@ -1,11 +1,17 @@
 """Every chart with every one of its ci files: linted, rendered by both Helms to the same, and taken by the schemas of Kubernetes."""
 
+import functools
 import json
 
+import helm_python
 import kubernetes_validate
+import kubernetes_validate.utils
 import pytest
 
-from tools import ALL_CHARTS, HELMS, ROOT, TOOLS, ci_values, kustomized, rendered, run, values_of
+from tools import ALL_CHARTS, CHARTS, HELM3, HELMS, ROOT, TOOLS, Refused, ci_values, kustomized, rendered, run, values_of, work
+
+# It would read the same files for every document anew.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 CASES = [pytest.param(chart, name, id=f"{chart}:{name}") for chart, name in ci_values()]
 OLDEST = "1.29"
@@ -96,6 +102,26 @@ def test_every_template_is_rendered_by_some_case():
         *("Deployment", "Job", "CronJob", "Pod", "ConfigMap", "Secret"),
         *("PodMonitor", "PrometheusRule", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"),
     }
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_an_older_kubernetes_is_refused(chart):
+    """Native sidecars are on by default from 1.29."""
+    with pytest.raises(Refused, match="kubeVersion"):
+        run(HELM3, "template", "r", work() / chart, "--kube-version", "1.28.15")
+    assert run(HELM3, "template", "r", work() / chart, "--kube-version", "1.29.0", "--include-crds") or chart == "sf-token-proxy"
+
+
+@pytest.mark.parametrize("chart", ALL_CHARTS)
+def test_packages(chart, tmp_path):
+    """What is published: with the dependency and the files inside, and without what is there for tests."""
+    with helm_python.Chart.load(work() / chart) as loaded:
+        archive = loaded.save(tmp_path)
+    with helm_python.Chart.load(archive) as loaded:
+        files = {file["name"] for file in loaded.files}
+        assert not [name for name in files if name.startswith("ci/")]
+        assert "README.md" in files and (chart != "sf-token-proxy" or {"files/rules.yaml", "files/dashboard.json"} <= files)
+        assert len(loaded.dependencies) == (chart in CHARTS)
 
 
 @pytest.mark.parametrize("chart", ALL_CHARTS)

@@ -1,11 +1,12 @@
 """Wrong values: each is refused by both Helms before anything is made, with a message that names the value."""
 
 import copy
+import json
 import re
 
 import pytest
 
-from tools import HELMS, Refused
+from tools import HELMS, ROOT, Refused
 
 CONFIG = {"orgs": {"main": {"login_url": "https://acme.my.salesforce.com", "grant": {"client_credentials": {"client_id": "id", "client_secret": "file:/var/run/secrets/sf-token-proxy/client-secret"}}}}}
 SECRET = "cannery-row-canary"
@@ -65,6 +66,7 @@ WRONG = {
     "a folder of the system": ("example", config(listeners=[{"tls": {"generate_in": "/etc/tls"}}]), ["sfTokenProxy.config.listeners", "generate_in", "/etc"]),
     "a setting as a variable": ("example", proxy(extraEnv=[{"name": "SFPROXY_LOGIN_URL", "value": "x"}]), ["sfTokenProxy.extraEnv[0]", "SFPROXY_LOGIN_URL"]),
     "a secret as a variable": ("example", proxy(extraEnv=[{"name": "A"}, {"name": "SFPROXY_CLIENT_SECRET", "value": SECRET}]), ["sfTokenProxy.extraEnv[1]", "SFPROXY_CLIENT_SECRET"]),
+    "the probes' port as a variable": ("example", proxy(extraEnv=[{"name": "SFPROXY_ADMIN_LISTEN", "value": "[::]:9191"}]), ["sfTokenProxy.extraEnv[0]", "SFPROXY_ADMIN_LISTEN", "sfTokenProxy.adminPort"]),
     "a policy with a configuration of its own": ("sf-token-proxy", {"admissionPolicy": {"enabled": True}, **proxy(config=CONFIG, existingConfigMap="")}, ["sfTokenProxy.config"]),
     "a policy with a Secret of its own": ("sf-token-proxy", {"admissionPolicy": {"enabled": True}, **proxy(existingSecret="", secret={"create": True, "stringData": {"a": "b"}})}, ["sfTokenProxy.secret.create"]),
     "a policy with the classic container": ("sf-token-proxy", {"admissionPolicy": {"enabled": True}, **proxy(classic={"enabled": True})}, ["sfTokenProxy.classic.enabled"]),
@@ -106,3 +108,25 @@ def test_references_are_taken(helm):
         {"password": {"client_id": "id", "username": "u", "password": "file:/p", "client_secret": "file:/s"}},
     ]:
         assert helm.render("example", grant(**settings))
+
+
+def test_the_variables_that_count_beside_a_file_are_the_programs():
+    program = re.search(r"const BESIDE_A_FILE.*?\];", (ROOT / "src/config/env.rs").read_text(), re.S)[0]
+    template = re.search(r"\$beside := list(.*)-}}", (ROOT / "charts/sf-token-proxy-lib/templates/_container.tpl").read_text())[1]
+    assert set(re.findall(r'"(SFPROXY_\w+)"', template)) | {"SFPROXY_ADMIN_LISTEN"} == set(re.findall(r'"(SFPROXY_\w+)"', program))
+
+
+def test_every_setting_that_is_a_secret_is_looked_for():
+    """Those that the program's schema has as references."""
+    found = set()
+
+    def walk(value):
+        if isinstance(value, dict):
+            found.update(name for name, about in value.get("properties", {}).items() if "a reference to a secret" in str(about.get("anyOf")))
+        for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+            walk(child)
+
+    walk(json.loads((ROOT / "config/schema.json").read_text()))
+    template = re.search(r"\$secrets := list(.*)-}}", (ROOT / "charts/sf-token-proxy-lib/templates/_scope.tpl").read_text())[1]
+    assert len(found) > 5
+    assert found == set(re.findall(r'"(\w+)"', template))

@@ -12,6 +12,7 @@ from tools import ALL_CHARTS, CHARTS, HELM3, HELMS, ROOT, TOOLS, Refused, ci_val
 
 # It would read the same files for every document anew.
 kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
+kubernetes_validate.utils.all_versions = functools.cache(kubernetes_validate.utils.all_versions)
 
 CASES = [pytest.param(chart, name, id=f"{chart}:{name}") for chart, name in ci_values()]
 OLDEST = "1.29"

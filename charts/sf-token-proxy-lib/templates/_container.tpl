@@ -108,6 +108,9 @@ waits until calls would succeed. A Job does not end by itself with it; see quitE
 {{- define "sf-token-proxy.checkEnv" -}}
 {{- $beside := list "SFPROXY_LISTEN" "SFPROXY_LOG_FORMAT" "SFPROXY_LOG_LEVEL" "SFPROXY_LOG_REQUESTS" "SFPROXY_THREADS" -}}
 {{- range $i, $env := .extraEnv -}}
+{{- if eq $env.name "SFPROXY_ADMIN_LISTEN" -}}
+{{- fail (printf "sfTokenProxy.extraEnv[%d].name: %s would move the port from under the probes; set sfTokenProxy.adminPort" $i $env.name) -}}
+{{- end -}}
 {{- if and (hasPrefix "SFPROXY_" $env.name) (not (has $env.name $beside)) -}}
 {{- fail (printf "sfTokenProxy.extraEnv[%d].name: %s does not count beside a configuration file; set it in sfTokenProxy.config" $i $env.name) -}}
 {{- end -}}

@@ -55,6 +55,8 @@ def test_scraping(chart, name, selector):
     # The container's port by its name, and of containers that call one so only ours.
     assert (endpoint["port"], endpoint["path"]) == ("metrics", "/metrics")
     assert endpoint["relabelings"][0] == {"action": "keep", "sourceLabels": ["__meta_kubernetes_pod_container_name"], "regex": "sf-token-proxy"}
+    # One for all apps would make them one job; the alerts are one for each job.
+    assert spec.get("jobLabel") == (None if chart == "example" else "app.kubernetes.io/name")
     if name == "podmonitor":
         assert endpoint["interval"] == "30s"
 

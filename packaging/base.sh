@@ -25,7 +25,7 @@ for library in "${libraries[@]}"; do
 done
 # The package's certificates, not this machine's bundle: that may hold an authority of the machine's own.
 mkdir -p "$root/etc/ssl/certs"
-dpkg -L ca-certificates | grep -E '^/usr/share/ca-certificates/.*\.crt$' | LC_ALL=C sort | xargs -d '\n' cat > "$root/etc/ssl/certs/ca-certificates.crt"
+dpkg -L ca-certificates | grep '\.crt$' | LC_ALL=C sort | xargs -d '\n' cat > "$root/etc/ssl/certs/ca-certificates.crt"
 put 0644 "$(readlink -f /etc/os-release)" /etc/os-release
 
 # Where scanners of images look for the versions of packages.

@@ -17,11 +17,18 @@ for folder in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
 done
 flags+=("--remap-path-prefix=$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$(rustc -vV | sed -n 's/^commit-hash: //p')")
 flags+=("--remap-path-prefix=$PWD=/build" "--remap-path-prefix=$target=/target")
+# A panic ends the process and the names are stripped, so nobody unwinds: 0.4 MiB.
+flags+=(-Cforce-unwind-tables=no)
+export CFLAGS=-fno-asynchronous-unwind-tables
+# Where the program's own addresses have to be set at start, one bit each in place of 24 bytes: 0.35 MiB. The loader must be of glibc 2.36 or later.
+flags+=(-Clink-arg=-Wl,-z,pack-relative-relocs)
+# For this machine by its name: build scripts and macros are then spared these flags.
+host=$(rustc -vV | sed -n 's/^host: //p')
 # Flags of the caller's environment do not count: they would not be on the next machine. A path may have blanks, so the encoded form.
 unset RUSTFLAGS
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; echo "${flags[*]}")
 export CARGO_ENCODED_RUSTFLAGS
 
 # A folder of its own: other flags in one folder would build everything again at each change between them.
-cargo build --release --locked --no-default-features --bin sf-token-proxy --target-dir "$target/released"
-install -m 0755 "$target/released/release/sf-token-proxy" "$out/sf-token-proxy"
+cargo build --release --locked --no-default-features --bin sf-token-proxy --target "$host" --target-dir "$target/released"
+install -m 0755 "$target/released/$host/release/sf-token-proxy" "$out/sf-token-proxy"

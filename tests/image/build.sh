@@ -5,6 +5,8 @@
 #   localhost/sf-token-proxy-practice:test   for tests only: the debug binary with the practice org
 #
 # The Dockerfile is the released one; nothing is pulled. A ready binary can be named: SF_TOKEN_PROXY_BINARY, SF_TOKEN_PROXY_PRACTICE_BINARY.
+#
+# `build.sh --again NAME` makes the released image once more under another name, from the same binary: base, times and folder are new.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-target}
@@ -16,6 +18,25 @@ base=localhost/sf-token-proxy-base:test
 for tool in buildah ldd dpkg-query strip; do
   command -v "$tool" > /dev/null || { echo "build.sh: $tool is missing; make tools installs it" >&2; exit 1; }
 done
+
+# What the release gives as arguments is fixed here: the same bytes give the same digest.
+build() {
+  local name=$1 folder=$2
+  shift 2
+  buildah bud --quiet --isolation chroot --timestamp 0 --identity-label=false --pull-never --build-context "binary=$folder" -t "$name" "$@" . > /dev/null
+}
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+
+if [ "${1:-}" = --again ]; then
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"; buildah rmi "$2-base" > /dev/null' EXIT
+  cp "$dir/release/sf-token-proxy" "$folder/"
+  packaging/base.sh "$folder/sf-token-proxy" "$folder/base"
+  find "$folder" -exec touch --no-dereference --date "2001-02-03 04:05:06" {} +
+  build "$2-base" "$folder" --target base
+  build "$2" "$folder" --build-arg "BASE=$2-base" --build-arg "VERSION=$version"
+  exit 0
+fi
 
 # The versions of the base's packages are inputs as the sources are. No time counts, only bytes.
 stamp=$({
@@ -53,13 +74,6 @@ if [ -z "${SF_TOKEN_PROXY_PRACTICE_BINARY:-}" ]; then
 fi
 strip --strip-debug -o "$dir/practice/sf-token-proxy" "${SF_TOKEN_PROXY_PRACTICE_BINARY:-$target/debug/sf-token-proxy}"
 
-# What the release gives as arguments is fixed here: the same bytes give the same digest.
-build() {
-  local name=$1 folder=$2
-  shift 2
-  buildah bud --quiet --isolation chroot --timestamp 0 --identity-label=false --pull-never --build-context "binary=$folder" -t "$name" "$@" . > /dev/null
-}
-version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 build "$base" "$dir/release" --target base
 build "$image" "$dir/release" --build-arg "BASE=$base" --build-arg "VERSION=$version"
 build "$practice" "$dir/practice" --build-arg "BASE=$base" --build-arg "VERSION=$version"

@@ -29,12 +29,13 @@ version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 
 if [ "${1:-}" = --again ]; then
   folder=$(mktemp -d)
-  trap 'rm -rf "$folder"; buildah rmi "$2-base" > /dev/null' EXIT
+  trap 'rm -rf "$folder"' EXIT
   cp "$dir/release/sf-token-proxy" "$folder/"
   packaging/base.sh "$folder/sf-token-proxy" "$folder/base"
   find "$folder" -exec touch --no-dereference --date "2001-02-03 04:05:06" {} +
-  build "$2-base" "$folder" --target base
-  build "$2" "$folder" --build-arg "BASE=$2-base" --build-arg "VERSION=$version"
+  # The base's name stands in the image, so it is the same.
+  build "$base" "$folder" --target base
+  build "$2" "$folder" --build-arg "BASE=$base" --build-arg "VERSION=$version"
   exit 0
 fi
 
@@ -74,10 +75,17 @@ if [ -z "${SF_TOKEN_PROXY_PRACTICE_BINARY:-}" ]; then
 fi
 strip --strip-debug -o "$dir/practice/sf-token-proxy" "${SF_TOKEN_PROXY_PRACTICE_BINARY:-$target/debug/sf-token-proxy}"
 
+before=$(ids 2> /dev/null || true)
 build "$base" "$dir/release" --target base
 build "$image" "$dir/release" --build-arg "BASE=$base" --build-arg "VERSION=$version"
 build "$practice" "$dir/practice" --build-arg "BASE=$base" --build-arg "VERSION=$version"
 
 known=$(ids)
+# What had the names before has none now. A container may still use it.
+for id in $before; do
+  if buildah images --quiet --no-trunc --filter dangling=true | grep -q "$id"; then
+    buildah rmi "$id" > /dev/null || echo "build.sh: the image $id is left, something uses it" >&2
+  fi
+done
 echo "$stamp $known" > "$dir/stamp"
 echo "$known"

@@ -7,9 +7,9 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-ALL := tools fmt deny lint charts doc test-rust browser bench-smoke clients fuzz-smoke
+ALL := tools fmt deny workflows lint doc test-rust browser bench-smoke charts image clients fuzz-smoke
 
-.PHONY: test $(ALL) fuzz-nightly
+.PHONY: test $(ALL) fuzz-nightly deny-advisories sbom
 
 # Everything, with the time that each part took.
 test:
@@ -32,10 +32,35 @@ fmt:
 deny:
 	cargo fetch --locked
 	cargo deny --locked --offline check licenses bans sources
+	cargo fetch --locked --manifest-path fuzz/Cargo.toml
+	cargo deny --manifest-path fuzz/Cargo.toml --locked --offline --config deny.toml check licenses bans sources
+
+# Known vulnerabilities: fetches the database. In CI every day.
+deny-advisories:
+	cargo deny --locked check advisories
+	cargo deny --manifest-path fuzz/Cargo.toml --locked --config deny.toml check advisories
+
+# The workflow files: their schema, what is unsafe in them, their form.
+workflows:
+	tests/lint/setup.sh
+	$(TARGET)/lint/venv/bin/yamllint --strict .github/workflows
+	$(TARGET)/lint/venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(TARGET)/lint/venv/bin/zizmor --offline --quiet .github/workflows
 
 lint:
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --no-default-features -- -D warnings
+
+# The images that tests use, and what the released one must be. The release build takes minutes, once.
+image:
+	tests/lint/setup.sh
+	$(TARGET)/lint/venv/bin/hadolint Dockerfile
+	tests/image/build.sh
+	tests/image/check.py
+
+# What the image's binary is made of, for the release: CycloneDX.
+sbom:
+	packaging/sbom.sh $(TARGET)/sbom
 
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps

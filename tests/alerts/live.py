@@ -223,7 +223,7 @@ def main():
             stage.start(closing)
             rules = scratch / "rules.yaml"
             rules.write_text(scaled(RULES.read_text(), factor))
-            interval = max(1, round(15 / factor))
+            interval = max(1, round(30 / factor))
             prometheus = Prometheus(scratch / "prometheus", rules, f"{interval}s")
             prometheus.past(interval, 3 * 86400 / factor, stage.past())
             prometheus.aim(stage.targets())

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import urllib.parse
+import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -188,7 +189,9 @@ class Prometheus:
 
     def ask(self, path, **parameters):
         query = "?" + urllib.parse.urlencode(parameters) if parameters else ""
-        return json.loads(fetch(f"{self.url}/api/v1/{path}{query}"))["data"]
+        # On a machine that is busy an answer may take long.
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}{query}", timeout=60) as answer:
+            return json.load(answer)["data"]
 
     def firing(self):
         """What fires now: (alert, job, org) and its rendered annotations."""

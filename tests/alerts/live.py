@@ -26,10 +26,10 @@ import time
 from scale import scaled
 from scenarios import get, scenarios
 from stage import ROOT, Caller, PracticeOrg, Prometheus, Proxy
+from words import RULES, filled, panels, unknown
 
 from harness import Metrics  # noqa: E402  stage has set the path
 
-RULES = ROOT / "charts/sf-token-proxy/files/rules.yaml"
 # What there was of today's traffic in the past.
 PAST = 0.3
 ABSENT = ("SfTokenProxyAbsent", "", "")
@@ -178,7 +178,7 @@ def play(stage, prometheus, out):
         for name, org in scenario.stays:
             if (name, scenario.job, org) not in firing:
                 raise Wrong(f"{scenario.name}: {name} resolved, though its long window is not over")
-    record(stage, prometheus, courses, out)
+    show(stage, prometheus, courses, out)
 
     stage.say("no target any more")
     prometheus.aim([])
@@ -196,10 +196,28 @@ def play(stage, prometheus, out):
     return 1 + sum(len(course.seen) for course in courses)
 
 
-def record(stage, prometheus, courses, out):
-    """What fired when, for people."""
+def show(stage, prometheus, courses, out):
+    """The dashboard over the run: no panel without data, no name that does not exist. What it showed is kept for the picture."""
+    until = time.time()
+    since = until - (time.monotonic() - stage.scraped)
+    step = max(1, round((until - since) / 240))
+    window = "10s" if stage.factor > 1 else "2m"
+    shown, empty = [], []
+    for title, expression in panels():
+        asked = filled(expression, window)
+        found = prometheus.ask("query_range", query=asked, start=since, end=until, step=step)["result"]
+        if not any(value != "NaN" for series in found for _, value in series["values"]):
+            empty.append(title)
+        shown.append({"title": title, "query": asked, "series": found})
+    if empty:
+        raise Wrong(f"panels without data: {empty}")
+    if unknowns := sorted(set(unknown([proxy.metrics() for proxy in stage.proxies.values()]))):
+        raise Wrong("; ".join(unknowns))
+    stage.say(f"{len(shown)} queries of the dashboard have data")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "fired.json").write_text(json.dumps({course.scenario.name: {f"{name} {org}".strip(): at for (name, org), at in course.seen.items()} for course in courses}, indent=1))
+    fired = {course.scenario.name: {f"{name} {org}".strip(): at for (name, org), at in course.seen.items()} for course in courses}
+    alerts = prometheus.ask("query_range", query='ALERTS{alertstate="firing"}', start=since, end=until, step=step)["result"]
+    (out / "shown.json").write_text(json.dumps({"since": since, "until": until, "factor": stage.factor, "panels": shown, "alerts": alerts, "fired": fired}))
 
 
 def main():
@@ -229,6 +247,7 @@ def main():
             prometheus.aim(stage.targets())
             closing.callback(prometheus.stop)
             prometheus.start()
+            stage.scraped = time.monotonic()
             stage.say("Prometheus scrapes them")
             fired = play(stage, prometheus, asked.out)
         except (Wrong, RuntimeError, OSError, http.client.HTTPException) as error:

@@ -6,6 +6,7 @@ One proxy (and so one job) for each, all at once. Rates are calls a second at fa
 import dataclasses
 import pathlib
 import shutil
+import subprocess
 from collections.abc import Callable
 
 from stage import JOB
@@ -14,6 +15,7 @@ FAST, SLOW, TICKET = (f"SfTokenProxyErrorBudgetBurn{kind}" for kind in ("PageFas
 GOOD = "/services/data/v60.0/limits"
 # The wait of a call for a token: the callers' pace is to stay steady while there is none.
 IMPATIENT = {"token": {"refresh_wait": "200ms"}}
+RELOAD = {"interval": "1s"}
 REFUSAL = {"fail": -1, "status": 400, "error": "invalid_client", "error_description": "invalid client credentials"}
 OUTAGE = {"fail": -1, "status": 503, "body": "away"}
 
@@ -66,6 +68,9 @@ def scenarios(full):
     """All of them. `full`: at factor 1, where lives are as long as they are."""
     single = lambda **org: (lambda stage, s: {"orgs": {"main": stage.orgs[s.org].settings(**org)}})  # noqa: E731  a word for a table
 
+    def single_with_reload(stage, s):
+        return {"orgs": {"main": stage.orgs[s.org].settings()}, "reload": RELOAD}
+
     def healthy(stage, s):
         org = stage.orgs["common"]
         return {
@@ -110,6 +115,33 @@ def scenarios(full):
         """Something that ends the session whenever there is a login left for the next."""
         if stage.gauge(proxy, "login_budget_remaining") >= 1:
             stage.orgs["budget"].tell("revoke")
+
+    def own_secret(stage, s):
+        """The org with a key file of the scenario's own, which it may spoil."""
+        org = stage.orgs["common"].settings()
+        key = stage.scratch / "secret.pem"
+        key.write_text(pathlib.Path(org["grant"]["jwt_bearer"]["private_key"].removeprefix("file:")).read_text())
+        org["grant"]["jwt_bearer"]["private_key"] = f"file:{key}"
+        return {"orgs": {"main": org}, "reload": RELOAD}
+
+    def spoil_secret(stage, proxy):
+        key = stage.scratch / "secret.pem"
+        (stage.scratch / "secret.good").write_text(key.read_text())
+        key.write_text("no key")
+
+    def mend_secret(stage, proxy):
+        (stage.scratch / "secret.pem").write_text((stage.scratch / "secret.good").read_text())
+
+    def certificate(stage, days):
+        """A listener's, for so many days; where it is."""
+        key, cert = stage.scratch / "listener.key", stage.scratch / "listener.crt"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", str(days)]
+        names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        subprocess.run([*command, *names, "-keyout", key, "-out", cert], check=True, capture_output=True, timeout=30)
+        return {"certificate_file": str(cert), "key_file": str(key)}
+
+    def with_certificate(stage, s):
+        return {"orgs": {"main": stage.orgs["common"].settings()}, "listeners": {"main": {"tls": certificate(stage, 10)}}, "reload": RELOAD}
 
     life = "20m" if full else "1m"
     burn = {FAST, SLOW, TICKET}
@@ -161,6 +193,12 @@ def scenarios(full):
         Scenario("limits", "common", limits, [(name, 2, get(f"/services/data/v60.0/{name}")) for name in ("near", "critical", "zero", "below")],
             must={("SfTokenProxyApiLimitNear", "near"), ("SfTokenProxyApiLimitNear", "critical"), ("SfTokenProxyApiLimitCritical", "critical")},
             heal=lambda stage, proxy: stage.heal_flows("limits")),
+        Scenario("config", "common", single_with_reload, [("main", 2, get())], must=all_of({"SfTokenProxyConfigReloadFailed"}, ""),
+            fault=lambda stage, proxy: proxy.file.write_text("orgs: nothing"), heal=lambda stage, proxy: proxy.write()),
+        Scenario("secret", "common", own_secret, [("main", 2, get())], must=all_of({"SfTokenProxySecretReloadFailed"}),
+            fault=lambda stage, proxy: stage.with_token(proxy) and spoil_secret(stage, proxy), heal=mend_secret),
+        Scenario("certificate", "common", with_certificate, [], must=all_of({"SfTokenProxyCertificateExpiring"}, ""), past=False,
+            heal=lambda stage, proxy: certificate(stage, 90)),
         Scenario("down", "common", single(), [], must=all_of({"SfTokenProxyTargetDown"}, ""), past=False,
             fault=lambda stage, proxy: proxy.stop(), heal=lambda stage, proxy: proxy.start()),
     ]

@@ -160,7 +160,9 @@ class Prometheus:
                         out.write(f'{name}{{namespace="{NAMESPACE}",job="{job}",org="{org}"}} {rate[which]} {at:.3f}\n')
                         at += step
             out.write("# EOF\n")
-        done = subprocess.run(["promtool", "tsdb", "create-blocks-from", "openmetrics", text, self.data], capture_output=True, text=True, timeout=300)
+        # The text is read once for each block, so few long ones.
+        command = ["promtool", "tsdb", "create-blocks-from", "--max-block-duration=162h", "openmetrics", text, self.data]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise RuntimeError(f"the past was not taken: {done.stderr[-500:]}")
 

@@ -19,6 +19,7 @@ import http.client
 import json
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -42,10 +43,10 @@ class Wrong(Exception):
 class Stage:
     """Everything that runs, for the scenarios."""
 
-    def __init__(self, binary, scratch, factor):
-        self.binary, self.scratch, self.factor = binary, scratch, factor
+    def __init__(self, binary, scratch, factor, only=None):
+        self.binary, self.scratch, self.factor, self.only = binary, scratch, factor, only
         self.orgs, self.proxies, self.callers = {}, {}, {}
-        self.scenarios = scenarios(factor == 1)
+        self.scenarios = [scenario for scenario in scenarios(factor == 1) if scenario.name in (only or [scenario.name])]
         # At full length nothing is hurried.
         self.pace = 1.0 if factor > 1 else 0.1
         self.began = time.monotonic()
@@ -178,6 +179,8 @@ def play(stage, prometheus, out):
         for name, org in scenario.stays:
             if (name, scenario.job, org) not in firing:
                 raise Wrong(f"{scenario.name}: {name} resolved, though its long window is not over")
+    if stage.only:
+        return sum(len(course.seen) for course in courses)
     show(stage, prometheus, courses, out)
 
     stage.say("no target any more")
@@ -225,6 +228,7 @@ def main():
     options.add_argument("--bin", type=pathlib.Path, required=True)
     options.add_argument("--factor", type=float, default=60)
     options.add_argument("--full", action="store_true", help="factor 1")
+    options.add_argument("--only", nargs="+", metavar="SCENARIO", help="only these, and neither the dashboard nor the absent targets: while you work on one")
     options.add_argument("--out", type=pathlib.Path, default=ROOT / "target/alerts/run")
     asked = options.parse_args()
     factor = 1.0 if asked.full else asked.factor
@@ -233,11 +237,13 @@ def main():
         if not shutil.which(tool):
             sys.exit(f"{tool} is missing: make tools")
 
+    # Ended from outside, it ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAIL: ended"))
     # A failed run's logs and data stay to be looked at.
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="sf-alerts-"))
     with contextlib.ExitStack() as closing:
         try:
-            stage = Stage(binary, scratch, factor)
+            stage = Stage(binary, scratch, factor, asked.only)
             stage.start(closing)
             rules = scratch / "rules.yaml"
             rules.write_text(scaled(RULES.read_text(), factor))

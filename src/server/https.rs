@@ -39,6 +39,11 @@ impl Tls {
         Self { config, failures }
     }
 
+    /// Whether they are one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
+    }
+
     /// What the next connection is greeted with; asked for each, so that it need not stay the same.
     fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.config))

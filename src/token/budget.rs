@@ -100,13 +100,31 @@ mod tests {
     #[test]
     fn other_settings_forget_no_login() {
         let now = Instant::now();
-        let mut bucket = Bucket::new(Budget { burst: 10, per_minute: 1 }, now);
+        let mut bucket = Bucket::new(
+            Budget {
+                burst: 10,
+                per_minute: 1,
+            },
+            now,
+        );
         for _ in 0..4 {
             bucket.take(now).unwrap();
         }
-        bucket.resize(Budget { burst: 20, per_minute: 2 }, now);
+        bucket.resize(
+            Budget {
+                burst: 20,
+                per_minute: 2,
+            },
+            now,
+        );
         assert!((bucket.left(now) - 16.0).abs() < HAIR);
-        bucket.resize(Budget { burst: 3, per_minute: 2 }, now);
+        bucket.resize(
+            Budget {
+                burst: 3,
+                per_minute: 2,
+            },
+            now,
+        );
         assert!(bucket.left(now) < 1.0);
         assert_eq!(bucket.take(now), Err(Duration::from_secs(30)));
     }

@@ -172,9 +172,8 @@ impl Exchange for DataCloudExchange {
     }
 
     fn takes_over(&mut self, before: Self) -> bool {
-        let same = self.after == Generation(0)
-            && self.dataspace == before.dataspace
-            && self.http.leads_where(&before.http);
+        let same =
+            self.after == Generation(0) && self.dataspace == before.dataspace && self.http.leads_where(&before.http);
         if same {
             self.memory = before.memory;
         }

@@ -131,7 +131,9 @@ pub(super) fn read_kept(setting: &str, secret: &SecretRef) -> Result<SecretStrin
 
 /// As [`read_kept`], for the key of the setting `private_key`.
 pub(super) fn read_key(secret: &SecretRef) -> Result<SecretString, Refusal> {
-    secret.read_or_last_good(check_key).or_else(|_| read("private_key", secret))
+    secret
+        .read_or_last_good(check_key)
+        .or_else(|_| read("private_key", secret))
 }
 
 /// The secret that `setting` refers to, as it is now.

@@ -395,7 +395,11 @@ impl<E: Exchange> Keeper<E> {
         if matches!(token.expiry, Expiry::Known(_)) {
             return false;
         }
-        let touched = timeout(self.shared.settings().exchange_timeout, self.exchange.keep_alive(&token)).await;
+        let touched = timeout(
+            self.shared.settings().exchange_timeout,
+            self.exchange.keep_alive(&token),
+        )
+        .await;
         let alive = touched == Ok(Touch::Alive) && token.generation > self.shared.rejected();
         self.metrics.kept_alive(alive);
         if alive {

@@ -15,6 +15,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  the backend comes first
+from PIL import Image  # noqa: E402  comes with matplotlib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PANELS = [
@@ -55,7 +56,7 @@ def draw(axes, shown, run):
         axes.autoscale_view()
     if shown[0]["title"] == "Time to expiry":
         axes.set_yscale("symlog", linthresh=60)
-    axes.legend(fontsize=5, loc="upper right", frameon=False)
+    axes.legend(fontsize=5, loc="upper right", framealpha=0.8, edgecolor="none")
 
 
 def draw_alerts(axes, run):
@@ -90,7 +91,10 @@ def main():
         axes.tick_params(labelsize=6)
         axes.grid(linewidth=0.3)
     places[-1].set_xlabel(f"seconds; every duration of the rules divided by {run['factor']:g}", fontsize=7)
-    figure.savefig(asked.out, dpi=100, pil_kwargs={"optimize": True})
+    figure.savefig(asked.out, dpi=100)
+    # Few colours, so that it is small.
+    with Image.open(asked.out) as picture:
+        picture.convert("RGB").quantize(48).save(asked.out, optimize=True)
     print(f"{asked.out}: {asked.out.stat().st_size} bytes")
 
 

@@ -86,7 +86,9 @@ def scenarios(full):
 
     def users(stage, s):
         return {"orgs": {"main": stage.orgs[s.org].settings(**IMPATIENT)}, "listeners": {"main": {"users": {
-            "allow": ["*@practice.example"], "login_budget": {"burst": 3600, "per_minute": 3600}, "max": 100000}}}}
+            "allow": ["*@practice.example"], "login_budget": {"burst": 3600, "per_minute": 3600}, "max": 100000,
+            # A user who was refused is tried again every five minutes until he is idle.
+            "idle": "1m"}}}}
 
     def limits(stage, s):
         org = stage.orgs["common"]

@@ -40,14 +40,17 @@ def fetch(url, method="GET", body=None):
         return answer.read()
 
 
+# Each is given out once: what has it may not listen yet.
+CANDIDATES = iter(random.sample(range(20000, 32000), 12000))
+
+
 def free_ports(count):
     """Ports that were free a moment ago; a restarted proxy has to be found where it was. Below those that the system gives to outgoing
     connections, which would take one in between."""
     with contextlib.ExitStack() as held:
         found = []
-        for port in random.sample(range(20000, 32000), 12000):
-            if len(found) == count:
-                break
+        while len(found) < count:
+            port = next(CANDIDATES)
             with contextlib.suppress(OSError):
                 held.enter_context(socket.socket()).bind(("127.0.0.1", port))
                 found.append(port)

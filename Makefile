@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-ALL := tools fmt deny workflows lint doc test-rust browser bench-smoke charts image clients fuzz-smoke
+ALL := tools fmt deny workflows lint doc test-rust browser bench-smoke charts alerts image clients fuzz-smoke
 
 .PHONY: test $(ALL) fuzz-nightly deny-advisories sbom
 
@@ -89,6 +89,14 @@ clients:
 	cargo test --locked --test it --no-run
 	tests/clients/setup.sh
 	$(TARGET)/clients/venv/bin/python tests/clients/run.py --bin $(TARGET)/debug/sf-token-proxy
+
+# Alert rules, runbooks and the dashboard: promtool, then a Prometheus that scrapes proxies while practice orgs misbehave. The build is that of
+# the Rust tests (see clients).
+alerts:
+	tests/alerts/setup.sh
+	$(TARGET)/alerts/venv/bin/python tests/alerts/check.py
+	cargo test --locked --test it --no-run
+	$(TARGET)/alerts/venv/bin/python tests/alerts/live.py --bin $(TARGET)/debug/sf-token-proxy --out $(TARGET)/alerts/run
 
 # Each fuzz target from its seeds, a fixed number of runs; and clippy for them, with what that has built.
 fuzz-smoke:

@@ -27,7 +27,9 @@ SERIES = re.compile(r"^(sf_token_proxy_\w+|process_\w+)(?:\{(.*)\})? (\S+)$")
 class Tools:
     """Where things are; set by run.py."""
 
-    image = app_image = org_binary = helm = None
+    image = app_image = box_image = org_binary = helm = None
+    # Merged into all values; `--values` replaces it.
+    values = {"sfTokenProxy": {"config": {"reload": {"interval": "1s"}}}}
 
 
 class Org:
@@ -114,11 +116,10 @@ class World:
                         "login_url": self.org.apps["login_url"],
                         "grant": {"client_credentials": {"client_id": app["client_id"], "client_secret": "file:/var/run/secrets/sf-token-proxy/client-secret"}},
                     }},
-                    "reload": {"interval": "1s"},
                 },
             },
         }
-        return merged(values, changes)
+        return merged(merged(values, Tools.values), changes)
 
     def jwt(self):
         """The grant by key, in place of the secret's."""

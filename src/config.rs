@@ -105,7 +105,7 @@ impl fmt::Debug for OrgName {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// At least one.
     pub listeners: Vec<Listener>,
@@ -118,12 +118,27 @@ pub struct Config {
     pub replay: Replay,
     pub shutdown: Shutdown,
     pub log: Log,
-    /// 1: one thread does all (the cheapest). More: a work-stealing runtime with so many workers.
-    pub threads: usize,
+    pub reload: Reload,
+    pub threads: Threads,
+}
+
+/// 1: one thread does all (the cheapest). More: a work-stealing runtime with so many workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// As many as the container's CPU limit gives cores, 1 where there is none.
+    Auto,
+    Fixed(usize),
+}
+
+/// What becomes of changed files while the program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reload {
+    /// How often they are looked at; `None`: only on SIGHUP.
+    pub interval: Option<Duration>,
 }
 
 /// An address that the app calls.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// One or more; `localhost:8080` has become both loopback addresses.
     pub addresses: Vec<SocketAddr>,
@@ -163,7 +178,7 @@ impl Listener {
 }
 
 /// Where a listener's certificate comes from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ListenerTls {
     /// Somebody else puts both in place, PEM.
     Files {
@@ -175,16 +190,20 @@ pub enum ListenerTls {
     Generated { directory: PathBuf },
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// One or more.
     pub addresses: Vec<SocketAddr>,
     /// How long a passing fault of the login host may hold `/startupz` back.
     pub startup_patience: Duration,
+    /// A login that is refused until somebody acts holds it back for good.
+    pub startup_holds_on_refusal: bool,
+    /// Callers on this machine may end the program.
+    pub quit_endpoint: bool,
 }
 
 /// Tokens of many users of one org, chosen by a header of the call; the org's grant is JWT bearer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Users {
     /// The request header that names the user; it ends at the proxy.
     pub header: http::HeaderName,
@@ -201,7 +220,7 @@ pub struct Users {
 }
 
 /// Where tokens live beyond the process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Store {
     /// Nowhere.
     Memory,
@@ -215,7 +234,7 @@ pub enum Store {
     },
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Org {
     pub login: LoginHost,
     pub grant: Grant,
@@ -246,7 +265,7 @@ pub struct Cache {
 }
 
 /// What is particular about an org's API.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Api {
     pub host: ApiHost,
     /// Set on every call, in place of the caller's, e.g. `Pardot-Business-Unit-Id`.
@@ -279,7 +298,7 @@ pub enum ApiHost {
 }
 
 /// The second stage: a token of the Data Cloud tenant for a token of the org.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DataCloud {
     /// `None`: the default one.
     pub dataspace: Option<String>,
@@ -290,14 +309,14 @@ pub struct DataCloud {
 }
 
 /// Where the grant is presented.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LoginHost {
     /// Origin only, no path; https, or http on loopback.
     pub url: url::Url,
 }
 
 /// How a token is minted, or where it is found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Grant {
     JwtBearer(JwtBearer),
     ClientCredentials(ClientCredentials),
@@ -310,7 +329,7 @@ pub enum Grant {
     Command(Command),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct JwtBearer {
     pub client_id: String,
     pub username: String,
@@ -320,7 +339,7 @@ pub struct JwtBearer {
     pub audience: String,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ClientCredentials {
     pub client_id: String,
     pub client_secret: SecretRef,
@@ -328,7 +347,7 @@ pub struct ClientCredentials {
 }
 
 /// A refresh token that `login` or an administrator got.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RefreshToken {
     pub client_id: String,
     pub auth: ClientAuth,
@@ -339,7 +358,7 @@ pub struct RefreshToken {
 }
 
 /// How the app proves to be itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ClientAuth {
     Secret(SecretRef, SendSecret),
     /// `private_key_jwt`: an assertion signed with the app's key.
@@ -358,14 +377,14 @@ pub enum RotationPolicy {
 }
 
 /// What `sf-token-proxy login` asks for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Login {
     /// One of the app's callback URLs, letter for letter; http on loopback.
     pub callback_url: url::Url,
     pub scopes: Vec<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Password {
     pub client_id: String,
     pub client_secret: SecretRef,
@@ -377,7 +396,7 @@ pub struct Password {
 }
 
 /// A token of an external identity provider for one of Salesforce.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TokenExchange {
     pub client_id: String,
     pub client_secret: Option<SecretRef>,
@@ -392,7 +411,7 @@ pub struct TokenExchange {
 }
 
 /// An assertion in SAML's form, signed with the app's key.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SamlBearer {
     pub client_id: String,
     pub username: String,
@@ -401,7 +420,7 @@ pub struct SamlBearer {
 }
 
 /// Client credentials as clouds other than the core take them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PlatformCredentials {
     /// Path (and query) of the token endpoint at [`LoginHost`].
     pub token_path: String,
@@ -420,13 +439,13 @@ pub enum BodyFormat {
 }
 
 /// A token that somebody else puts in place.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Static {
     pub access_token: SecretRef,
 }
 
 /// A program that prints a token, such as `sf org display --json --target-org X`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Command {
     /// Program and arguments; no shell. At least one.
     pub argv: Vec<String>,
@@ -441,7 +460,7 @@ pub enum SendSecret {
     Body,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TokenSettings {
     /// The life assumed of a token whose answer does not tell (Salesforce's does not).
     pub lifetime: Duration,
@@ -460,13 +479,13 @@ pub struct TokenSettings {
 }
 
 /// The login budget: a bucket of `burst` that refills by `per_minute`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Budget {
     pub burst: u32,
     pub per_minute: u32,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
     pub connect_timeout: Duration,
     /// From the end of the request to the head of the response.
@@ -486,7 +505,7 @@ pub struct Upstream {
 }
 
 /// What the environment says of egress proxies. `Debug` hides the proxy's password.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct EgressProxy {
     /// `http://[user:password@]host:port`.
     pub https: Option<String>,
@@ -503,7 +522,7 @@ impl fmt::Debug for EgressProxy {
 }
 
 /// How much of request bodies is kept for a repeat.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Replay {
     /// Bytes of one call.
     pub max_body: u64,
@@ -511,13 +530,15 @@ pub struct Replay {
     pub total: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Shutdown {
-    /// How long calls in flight may take to finish after SIGTERM.
+    /// After SIGTERM new calls are still taken for so long.
+    pub delay: Duration,
+    /// How long calls in flight may then take to finish, at most.
     pub drain: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Log {
     pub format: LogFormat,
     /// `tracing` targets, e.g. `info` or `info,sf_token_proxy::proxy=debug`.

@@ -11,7 +11,7 @@ use std::{
     error::Error as StdError,
     future::poll_fn,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -33,9 +33,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
 };
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
@@ -74,6 +75,8 @@ const H2_HEADERS: u32 = 64 * 1024;
 const H2_PING: Duration = Duration::from_secs(30);
 /// For the goodbyes of a connection that never had a call.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// Connections that wait to be accepted; the kernel has a limit of its own.
+const BACKLOG: u32 = 1024;
 /// Pause when the process has no descriptors left; accepting again at once would only spin.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
@@ -88,7 +91,7 @@ pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
         {
             address.set_port(first.local_addr()?.port());
         }
-        match TcpListener::bind(address).await {
+        match listen(address, both_families(address, &bound)) {
             Ok(listener) => bound.push(listener),
             Err(e) if !bound.is_empty() && address.is_ipv6() && no_ipv6(&e) => {
                 tracing::info!(%address, "no IPv6 on this machine, not listening there");
@@ -99,6 +102,27 @@ pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
         }
     }
     Ok(bound)
+}
+
+/// `[::]` beside `0.0.0.0`: by itself it would take IPv4 as well, where the system does not say otherwise.
+fn both_families(address: SocketAddr, bound: &[TcpListener]) -> bool {
+    let same = |other: SocketAddr| other.port() == address.port() && other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let mut others = bound.iter().filter_map(|listener| listener.local_addr().ok());
+    address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && others.any(same)
+}
+
+fn listen(address: SocketAddr, ipv6_only: bool) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restart need not wait for connections of the run before to be forgotten.
+    socket.set_reuseaddr(true)?;
+    if ipv6_only {
+        SockRef::from(&socket).set_only_v6(true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn no_ipv6(error: &io::Error) -> bool {

@@ -7,12 +7,15 @@ use tokio::runtime::Runtime;
 
 use crate::{
     app::{App, Bound},
-    config::Config,
+    config::{Config, Threads},
     shutdown::{Signals, Stop},
 };
 
 pub(super) fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let runtime = runtime(config.threads)?;
+    let runtime = runtime(match config.threads {
+        Threads::Auto => 1,
+        Threads::Fixed(threads) => threads,
+    })?;
     let code = runtime.block_on(async {
         // Before the sockets: from the first moment a signal means a clean end.
         let signals = Signals::install().context("cannot install signal handlers")?;

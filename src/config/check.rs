@@ -14,8 +14,11 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{
-    Admin, Config, EgressProxy, Log, LogFormat, Replay, Shutdown, Store, Upstream,
-    file::{AdminFile, File, LogFile, ReplayFile, ShutdownFile, Size, Span, StoreFile, UpstreamFile},
+    Admin, Config, EgressProxy, Log, LogFormat, Reload, Replay, Shutdown, Store, Threads, Upstream,
+    file::{
+        AdminFile, File, LogFile, ReloadFile, ReplayFile, ShutdownFile, Size, Span, StoreFile, ThreadsFile,
+        UpstreamFile,
+    },
     problem::{Problems, shown},
     units::{parse_size, parse_span, size_text, span_text},
 };
@@ -60,7 +63,8 @@ impl Check {
         let replay = self.replay(&file.replay);
         let shutdown = self.shutdown(&file.shutdown);
         let log = self.log(&file.log);
-        let threads = self.number("threads", file.threads, 1..=64);
+        let reload = self.reload(&file.reload);
+        let threads = self.threads(&file.threads);
         Some(Config {
             listeners: listeners?,
             admin: admin?,
@@ -70,6 +74,7 @@ impl Check {
             replay: replay?,
             shutdown: shutdown?,
             log: log?,
+            reload: reload?,
             threads: threads?,
         })
     }
@@ -126,6 +131,8 @@ impl Check {
         Some(Admin {
             addresses: addresses?,
             startup_patience: patience?,
+            startup_holds_on_refusal: file.startup_holds_on_refusal,
+            quit_endpoint: file.quit_endpoint,
         })
     }
 
@@ -194,8 +201,37 @@ impl Check {
     }
 
     fn shutdown(&mut self, file: &ShutdownFile) -> Option<Shutdown> {
+        let delay = self.span("shutdown.delay", &file.delay, Duration::ZERO..=10 * MINUTE);
         let drain = self.span("shutdown.drain", &file.drain, Duration::ZERO..=HOUR);
-        Some(Shutdown { drain: drain? })
+        Some(Shutdown {
+            delay: delay?,
+            drain: drain?,
+        })
+    }
+
+    fn reload(&mut self, file: &ReloadFile) -> Option<Reload> {
+        let interval = self.span("reload.interval", &file.interval, Duration::ZERO..=HOUR)?;
+        if !interval.is_zero() && interval < SECOND {
+            let text = format!(
+                "expected 1s to 1h, or 0s for only on SIGHUP, found {}",
+                span_text(interval)
+            );
+            return self.refuse("reload.interval", text);
+        }
+        Some(Reload {
+            interval: (!interval.is_zero()).then_some(interval),
+        })
+    }
+
+    fn threads(&mut self, file: &ThreadsFile) -> Option<Threads> {
+        match file {
+            ThreadsFile::Word(word) if word == "auto" => Some(Threads::Auto),
+            ThreadsFile::Word(word) => {
+                let text = format!("expected auto or 1 to 64, found {}", shown(word));
+                self.refuse("threads", text)
+            }
+            ThreadsFile::Number(number) => self.number("threads", *number, 1..=64).map(Threads::Fixed),
+        }
     }
 
     fn log(&mut self, file: &LogFile) -> Option<Log> {

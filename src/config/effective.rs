@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::{
     Api, ApiHost, BodyFormat, Cache, ClientAuth, Config, DataCloud, Grant, Listener, ListenerTls, LogFormat, Org,
-    RefreshToken, RotationPolicy, SecretRef, SendSecret, Store, Users,
+    RefreshToken, RotationPolicy, SecretRef, SendSecret, Store, Threads, Users,
     check::SUBJECT_TOKEN_URN,
     file::{
         AdminFile, ApiFile, BudgetFile, CacheFile, ClientCredentialsFile, CommandFile, DataCloudFile, File,
         FileStoreFile, GrantFile, JwtBearerFile, ListenerFile, ListenerTlsFile, LogFile, LoginFile, OneOrMany, OrgFile,
-        PasswordFile, PlatformCredentialsFile, PubSubFile, RefreshTokenFile, ReplayFile, SamlBearerFile, SecretFile,
-        ShutdownFile, Size, Span, StaticFile, StoreFile, TokenExchangeFile, TokenFile, UpstreamFile, UsersBudgetFile,
-        UsersFile,
+        PasswordFile, PlatformCredentialsFile, PubSubFile, RefreshTokenFile, ReloadFile, ReplayFile, SamlBearerFile,
+        SecretFile, ShutdownFile, Size, Span, StaticFile, StoreFile, ThreadsFile, TokenExchangeFile, TokenFile,
+        UpstreamFile, UsersBudgetFile, UsersFile,
     },
     units::{parse_size, parse_span, size_text, span_text},
 };
@@ -27,6 +27,8 @@ impl Config {
             admin: AdminFile {
                 address: addresses(&self.admin.addresses),
                 startup_patience: span(self.admin.startup_patience),
+                startup_holds_on_refusal: self.admin.startup_holds_on_refusal,
+                quit_endpoint: self.admin.quit_endpoint,
             },
             orgs: self.orgs.iter().map(|(name, o)| (name.to_string(), org(o))).collect(),
             store: store(&self.store),
@@ -44,6 +46,7 @@ impl Config {
                 total: Size(size_text(self.replay.total)),
             },
             shutdown: ShutdownFile {
+                delay: span(self.shutdown.delay),
                 drain: span(self.shutdown.drain),
             },
             log: LogFile {
@@ -51,7 +54,13 @@ impl Config {
                 level: self.log.level.clone(),
                 requests: self.log.requests,
             },
-            threads: number(self.threads),
+            reload: ReloadFile {
+                interval: span(self.reload.interval.unwrap_or_default()),
+            },
+            threads: match self.threads {
+                Threads::Auto => ThreadsFile::Word("auto".into()),
+                Threads::Fixed(threads) => ThreadsFile::Number(number(threads)),
+            },
         }
     }
 

@@ -68,6 +68,8 @@ enum Kind {
     /// Separated by commas.
     List,
     Number,
+    /// A whole number, or a word in its place.
+    NumberOrWord,
     Bool,
     /// The path of a file that holds a secret.
     SecretPath,
@@ -133,8 +135,8 @@ const BESIDE_A_FILE: [&str; 6] = [
     "SFPROXY_THREADS",
 ];
 
-const SETTINGS: [Setting; 59] = {
-    use Kind::{Bool, List, Number, SecretHere, SecretPath, SfOrg, Text};
+const SETTINGS: [Setting; 63] = {
+    use Kind::{Bool, List, Number, NumberOrWord, SecretHere, SecretPath, SfOrg, Text};
     /// Those with the app's secret.
     const WITH_SECRET: &[&str] = &["client_credentials", "refresh_token", "password"];
     [
@@ -236,6 +238,12 @@ const SETTINGS: [Setting; 59] = {
         setting("SFPROXY_IDLE_TIMEOUT", "listeners.0.idle_timeout", Text),
         setting("SFPROXY_ADMIN_LISTEN", "admin.address", List),
         setting("SFPROXY_STARTUP_PATIENCE", "admin.startup_patience", Text),
+        setting(
+            "SFPROXY_STARTUP_HOLDS_ON_REFUSAL",
+            "admin.startup_holds_on_refusal",
+            Bool,
+        ),
+        setting("SFPROXY_QUIT_ENDPOINT", "admin.quit_endpoint", Bool),
         setting("SFPROXY_CONNECT_TIMEOUT", "upstream.connect_timeout", Text),
         setting("SFPROXY_RESPONSE_TIMEOUT", "upstream.response_timeout", Text),
         setting("SFPROXY_BODY_IDLE_TIMEOUT", "upstream.body_idle_timeout", Text),
@@ -245,11 +253,13 @@ const SETTINGS: [Setting; 59] = {
         setting("SFPROXY_CA_FILE", "upstream.ca_file", Text),
         setting("SFPROXY_REPLAY_MAX_BODY", "replay.max_body", Text),
         setting("SFPROXY_REPLAY_TOTAL", "replay.total", Text),
+        setting("SFPROXY_SHUTDOWN_DELAY", "shutdown.delay", Text),
         setting("SFPROXY_DRAIN", "shutdown.drain", Text),
         setting("SFPROXY_LOG_FORMAT", "log.format", Text),
         setting("SFPROXY_LOG_LEVEL", "log.level", Text),
         setting("SFPROXY_LOG_REQUESTS", "log.requests", Bool),
-        setting("SFPROXY_THREADS", "threads", Number),
+        setting("SFPROXY_RELOAD_INTERVAL", "reload.interval", Text),
+        setting("SFPROXY_THREADS", "threads", NumberOrWord),
         // Special ones, listed so that they are known.
         setting(CONFIG, "", Text),
         setting(ORG, "", Text),
@@ -464,6 +474,7 @@ fn value_of(setting: &Setting, text: &str) -> Result<Value, String> {
             Ok(number) => Ok(number.into()),
             Err(_) => Err(format!("expected a whole number, found {}", shown(text))),
         },
+        Kind::NumberOrWord => Ok(text.parse::<i64>().map_or_else(|_| text.into(), Into::into)),
         Kind::Bool => match text {
             "true" => Ok(true.into()),
             "false" => Ok(false.into()),

@@ -31,8 +31,9 @@ pub struct File {
     pub replay: ReplayFile,
     pub shutdown: ShutdownFile,
     pub log: LogFile,
-    /// 1 to 64 worker threads.
-    pub threads: i64,
+    pub reload: ReloadFile,
+    /// `auto` (as many as the container's CPU limit gives cores, 1 where there is none), or 1 to 64 worker threads.
+    pub threads: ThreadsFile,
 }
 
 impl Default for File {
@@ -47,8 +48,9 @@ impl Default for File {
             replay: ReplayFile::default(),
             shutdown: ShutdownFile::default(),
             log: LogFile::default(),
+            reload: ReloadFile::default(),
             // A sidecar seldom has more than a core; one thread needs no hand-over between cores.
-            threads: 1,
+            threads: ThreadsFile::Word("auto".into()),
         }
     }
 }
@@ -185,19 +187,26 @@ impl Default for UsersBudgetFile {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminFile {
-    /// `localhost:9090`, `0.0.0.0:9090`, `[::]:9090`; one or a list.
+    /// `localhost:9090`, `*:9090` (every address of the machine, IPv4 and IPv6), `0.0.0.0:9090`, `[::]:9090`; one or a list.
     pub address: OneOrMany,
     /// How long a passing fault of the login host may hold `/startupz` back; 0s to 10m.
     pub startup_patience: Span,
+    /// A login that is refused until somebody acts holds `/startupz` back for good; false: like a passing fault.
+    pub startup_holds_on_refusal: bool,
+    /// `POST /quit` ends the program, for callers on this machine: for Jobs whose sidecar Kubernetes does not end.
+    pub quit_endpoint: bool,
 }
 
 impl Default for AdminFile {
     fn default() -> Self {
         Self {
-            // Nobody outside sees it unless the operator says so; a chart says `[::]:9090`.
+            // Nobody outside sees it unless the operator says so; a chart says `*:9090`.
             address: OneOrMany::One("localhost:9090".into()),
             // An outage of the login host must not stop restarts and scale-ups for longer.
             startup_patience: Span::new("15s"),
+            // A bad roll-out stops before it replaces good pods.
+            startup_holds_on_refusal: true,
+            quit_endpoint: false,
         }
     }
 }
@@ -776,13 +785,18 @@ impl Default for ReplayFile {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownFile {
-    /// How long calls in flight may take to finish after SIGTERM; 0s to 1h. Keep it 10 s below the pod's grace period: a login under way may take 5 s more.
+    /// After SIGTERM new calls are still taken for so long, the least that the end takes; 0s to 10m. For what does not hear at once that this
+    /// instance goes: a Service (5s), or an app that is told to end at the same time.
+    pub delay: Span,
+    /// How long calls in flight may then take to finish, at most; 0s to 1h. Keep delay and drain together 10 s below the pod's grace period: a login under way may take 5 s more.
     pub drain: Span,
 }
 
 impl Default for ShutdownFile {
     fn default() -> Self {
         Self {
+            // A native sidecar is told when the apps have gone.
+            delay: Span::new("0s"),
             // Below Kubernetes' usual grace period of 30 s, with what comes after the drain.
             drain: Span::new("20s"),
         }
@@ -811,6 +825,34 @@ impl Default for LogFile {
             requests: false,
         }
     }
+}
+
+/// What becomes of changed files while the program runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct ReloadFile {
+    /// How often the configuration file and the files that it names are looked at; 1s to 1h, or 0s: only on SIGHUP.
+    pub interval: Span,
+}
+
+impl Default for ReloadFile {
+    fn default() -> Self {
+        Self {
+            // Kubernetes takes up to a minute or so itself to bring a changed Secret.
+            interval: Span::new("10s"),
+        }
+    }
+}
+
+/// `auto`, or how many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(inline, extend("title" = "`auto` or a whole number")))]
+#[serde(untagged)]
+pub enum ThreadsFile {
+    Number(i64),
+    Word(String),
 }
 
 /// A duration as written: `90s`, `1h30m`.

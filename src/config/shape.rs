@@ -287,7 +287,7 @@ mod tests {
             ("just text", "c.yaml: expected a mapping (`key: value` lines)"),
             (
                 "thread: 2",
-                "thread: unknown key; did you mean `threads`? (known here: admin, listeners, log, orgs, replay, shutdown, store, threads, upstream)",
+                "thread: unknown key; did you mean `threads`? (known here: admin, listeners, log, orgs, reload, replay, shutdown, store, threads, upstream)",
             ),
             (
                 "listeners: [{adress: x}]",
@@ -301,11 +301,13 @@ mod tests {
                 "log: {level: 3}",
                 "log.level: expected text, found a number; write it in quotes",
             ),
-            ("threads: two", "threads: expected a whole number, found text"),
-            ("threads: 1.5", "threads: expected a whole number, found a number"),
+            (
+                "threads: 1.5",
+                "threads: expected `auto` or a whole number, found a number",
+            ),
             (
                 "threads: 99999999999999999999",
-                "threads: expected a whole number, found a number",
+                "threads: expected `auto` or a whole number, found a number",
             ),
             (
                 "shutdown: {drain: 25}",
@@ -337,7 +339,7 @@ mod tests {
             ),
             (
                 "\"a b\": 1",
-                "(unusual key): unknown key (known here: admin, listeners, log, orgs, replay, shutdown, store, threads, upstream)",
+                "(unusual key): unknown key (known here: admin, listeners, log, orgs, reload, replay, shutdown, store, threads, upstream)",
             ),
         ];
         for (yaml, expected) in table {

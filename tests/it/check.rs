@@ -101,8 +101,8 @@ fn every_problem_is_printed_and_the_exit_code_is_78() {
         &format!("thread: 2\nlog: {{level: inof}}\nshutdown: {{drain: 5M}}\n{CANARY}: x\n"),
     );
     let config = config_of(&dir);
-    let expected = "thread: unknown key; did you mean `threads`? (known here: admin, listeners, log, orgs, replay, shutdown, store, threads, upstream)\n\
-        (unusual key): unknown key (known here: admin, listeners, log, orgs, replay, shutdown, store, threads, upstream)\n\
+    let expected = "thread: unknown key; did you mean `threads`? (known here: admin, listeners, log, orgs, reload, replay, shutdown, store, threads, upstream)\n\
+        (unusual key): unknown key (known here: admin, listeners, log, orgs, reload, replay, shutdown, store, threads, upstream)\n\
         shutdown.drain: expected a duration, found `5M`: minutes are `m`; the units are h, m, s and ms\n\
         log.level: expected error, warn, info, debug, trace or off, and `target=level` for more, separated by commas; found `inof`\n";
     for command in ["check", "run"] {

@@ -6,7 +6,7 @@ use sf_token_proxy::{
     app::{App, Exit},
     config::{
         Admin, Api, Budget, ClientCredentials, Config, EgressProxy, Grant, Listener, Log, LogFormat, LoginHost, Org,
-        OrgName, Replay, SecretRef, SendSecret, Shutdown, Store, TokenSettings, Upstream,
+        OrgName, Reload, Replay, SecretRef, SendSecret, Shutdown, Store, Threads, TokenSettings, Upstream,
     },
     shutdown::Stop,
 };
@@ -46,6 +46,8 @@ pub fn settings_for(login_url: &str, secret_file: PathBuf) -> Config {
         admin: Admin {
             addresses: vec!["127.0.0.1:0".parse().unwrap()],
             startup_patience: Duration::from_secs(15),
+            startup_holds_on_refusal: true,
+            quit_endpoint: false,
         },
         orgs: BTreeMap::from([(
             name,
@@ -94,6 +96,7 @@ pub fn settings_for(login_url: &str, secret_file: PathBuf) -> Config {
             total: 64 << 20,
         },
         shutdown: Shutdown {
+            delay: Duration::ZERO,
             drain: Duration::from_secs(25),
         },
         log: Log {
@@ -101,7 +104,8 @@ pub fn settings_for(login_url: &str, secret_file: PathBuf) -> Config {
             level: "info".into(),
             requests: false,
         },
-        threads: 1,
+        reload: Reload { interval: None },
+        threads: Threads::Fixed(1),
     }
 }
 

@@ -171,7 +171,7 @@ impl Check {
         }
     }
 
-    /// One address or several; `localhost:PORT` is both loopback addresses.
+    /// One address or several; `localhost:PORT` is both loopback addresses, `*:PORT` every address of both families.
     pub(super) fn addresses(&mut self, at: &str, file: &OneOrMany) -> Option<Vec<SocketAddr>> {
         let texts = file.as_slice();
         if texts.is_empty() {
@@ -193,7 +193,7 @@ impl Check {
     fn address(&mut self, at: String, text: &str) -> Option<Vec<SocketAddr>> {
         parse_address(text).or_else(|| {
             let text = format!(
-                "expected localhost:PORT, IP:PORT or [IPv6]:PORT, found {}; names other than localhost are not taken",
+                "expected localhost:PORT, *:PORT (every address), IP:PORT or [IPv6]:PORT, found {}; names other than localhost are not taken",
                 shown(text)
             );
             self.refuse(at, text)
@@ -296,16 +296,21 @@ fn reaches(path: &str, never: &str) -> bool {
 }
 
 fn parse_address(text: &str) -> Option<Vec<SocketAddr>> {
+    const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    const ALL: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let text = text.trim();
-    let Some(port) = text.strip_prefix("localhost:") else {
+    let both = [("localhost:", LOOPBACK), ("*:", ALL)];
+    let both = both
+        .into_iter()
+        .find_map(|(name, ips)| Some((text.strip_prefix(name)?, ips)));
+    let Some((port, ips)) = both else {
         return text.parse().ok().map(|address| vec![address]);
     };
     if !port.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
     let port = port.parse().ok()?;
-    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
-    Some(loopback.map(|ip| SocketAddr::new(ip, port)).to_vec())
+    Some(ips.map(|ip| SocketAddr::new(ip, port)).to_vec())
 }
 
 /// Whether both cannot be bound: same port and family, and the same address or one that stands for all.

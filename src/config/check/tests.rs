@@ -75,6 +75,16 @@ fn durations_sizes_and_numbers_are_checked_for_unit_and_range() {
             "shutdown.drain: expected 0s to 1h, found 1h1m",
         ),
         (and("shutdown: {drain: 0s}"), ""),
+        (and("threads: two"), "threads: expected auto or 1 to 64, found `two`"),
+        (and("threads: 65"), "threads: expected 1 to 64, found 65"),
+        (
+            and("reload: {interval: 999ms}"),
+            "reload.interval: expected 1s to 1h, or 0s for only on SIGHUP, found 999ms",
+        ),
+        (
+            and("shutdown: {delay: 11m}"),
+            "shutdown.delay: expected 0s to 10m, found 11m",
+        ),
         (
             and("admin: {startup_patience: 11m}"),
             "admin.startup_patience: expected 0s to 10m, found 11m",
@@ -768,7 +778,7 @@ fn the_audience_of_every_kind_of_login_host() {
 fn addresses_are_checked() {
     let bad = |at: &str, found: &str| {
         format!(
-            "{at}: expected localhost:PORT, IP:PORT or [IPv6]:PORT, found `{found}`; names other than localhost are not taken"
+            "{at}: expected localhost:PORT, *:PORT (every address), IP:PORT or [IPv6]:PORT, found `{found}`; names other than localhost are not taken"
         )
     };
     for text in [
@@ -812,6 +822,11 @@ fn addresses_are_checked() {
             "",
         ),
         (and("admin: {address: '[::]:9090'}"), ""),
+        (and("admin: {address: '*:9090'}"), ""),
+        (
+            and("admin: {address: '*:8080'}"),
+            "admin.address: 0.0.0.0:8080 is taken by listeners[0].address (127.0.0.1:8080); choose another port",
+        ),
         (
             and("admin: {address: 'localhost:8080'}"),
             "admin.address: 127.0.0.1:8080 is taken by listeners[0].address (127.0.0.1:8080); choose another port",
@@ -1053,7 +1068,10 @@ listeners:
   - {address: '127.0.0.1:2', tls: {certificate_file: 'c d.pem', key_file: /k}}
   - {address: '127.0.0.1:3', tls: {generate_in: '/a b'}}
   - {address: ['[::1]:0', '127.0.0.1:1'], hosts: [a.b, '::1'], allowed_origins: ['https://a.example'], extra_paths: [/x/]}
-admin: {address: '0.0.0.0:9', startup_patience: 1m5ms}
+admin: {address: '0.0.0.0:9', startup_patience: 1m5ms, startup_holds_on_refusal: false, quit_endpoint: true}
+shutdown: {delay: 3s, drain: 4s}
+reload: {interval: 0s}
+threads: 3
 upstream: {ca_file: '/etc/a b: #c.pem', pool_max_idle: 0}
 replay: {max_body: 1000B, total: 1MB}
 log: {level: 'off', format: json, requests: true}

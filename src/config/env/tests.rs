@@ -77,8 +77,11 @@ fn another(name: &str) -> &'static str {
         "SFPROXY_HOSTS" => "a.example,b.example",
         "SFPROXY_ALLOWED_ORIGINS" => "https://a.example",
         "SFPROXY_EXTRA_PATHS" => "/x/,/y",
-        "SFPROXY_INSECURE_ALLOW_ANY_CALLER" | "SFPROXY_LOG_REQUESTS" | "SFPROXY_HTTP2" => "true",
-        "SFPROXY_LOCAL_LOGIN" => "false",
+        "SFPROXY_INSECURE_ALLOW_ANY_CALLER" | "SFPROXY_LOG_REQUESTS" | "SFPROXY_HTTP2" | "SFPROXY_QUIT_ENDPOINT" => {
+            "true"
+        }
+        "SFPROXY_LOCAL_LOGIN" | "SFPROXY_STARTUP_HOLDS_ON_REFUSAL" => "false",
+        "SFPROXY_THREADS" => "7",
         "SFPROXY_CA_FILE" => "/ca.pem",
         "SFPROXY_REPLAY_MAX_BODY" => "1MiB",
         "SFPROXY_REPLAY_TOTAL" => "100MiB",
@@ -299,7 +302,7 @@ fn problems_name_the_variable() {
         ),
         (
             and(&[("SFPROXY_THREADS", "two")]),
-            "SFPROXY_THREADS: expected a whole number, found `two`",
+            "SFPROXY_THREADS: expected auto or 1 to 64, found `two`",
         ),
         (
             and(&[("SFPROXY_THREADS", "65")]),
@@ -315,7 +318,7 @@ fn problems_name_the_variable() {
         ),
         (
             and(&[("SFPROXY_LISTEN", "localhost:1,foo")]),
-            "SFPROXY_LISTEN: expected localhost:PORT, IP:PORT or [IPv6]:PORT, found `foo`; names other than localhost are not taken",
+            "SFPROXY_LISTEN: expected localhost:PORT, *:PORT (every address), IP:PORT or [IPv6]:PORT, found `foo`; names other than localhost are not taken",
         ),
         (
             and(&[("SFPROXY_LISTEN", ",")]),
@@ -377,7 +380,7 @@ fn beside_a_file_only_the_machines_variables_count() {
     assert_eq!(config.admin.addresses, ["127.0.0.1:2".parse().unwrap()]);
     assert_eq!(
         (config.log.level.as_str(), config.log.requests, config.threads),
-        ("debug", true, 2)
+        ("debug", true, crate::config::Threads::Fixed(2))
     );
 
     assert_eq!(

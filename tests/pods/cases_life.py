@@ -10,11 +10,6 @@ from world import output
 PROXY, APP = "sf-token-proxy", "app"
 
 
-def moments(pod):
-    """When each container's first instance started and its last ended, for order."""
-    return {c.name: (c.instances[0].started_at, c.now.finished_at) for c in pod.containers if c.instances}
-
-
 @case
 def the_very_first_call_of_a_deployments_app_works_and_so_do_all_calls_after_its_own_sigterm(w):
     pod = w.pod().start().wait_ready()
@@ -102,7 +97,7 @@ def a_wrong_configuration_ends_with_78_and_the_message_names_the_setting(w):
     documents = w.render(w.values(sfTokenProxy={"config": {"orgs": {"main": {"token": {"lifetime": "tomorrow"}}}}}))
     cluster = w.cluster(documents)
     pod = w.run(cluster.document("Deployment"), cluster).start()
-    pod.wait("the sidecar has ended", lambda: pod[PROXY].instances and pod[PROXY].instances[0].exit_code is not None, 20)
+    pod.wait("the sidecar has ended", lambda: pod[PROXY].instances and pod[PROXY].instances[0].over.is_set(), 20)
     first = pod[PROXY].instances[0]
     check(first.exit_code == 78, f"exit code {first.exit_code}: {first.message}")
     last = (first.message or "").strip().splitlines()[-1:]

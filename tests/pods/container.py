@@ -106,12 +106,12 @@ class Container:
         while not instance.process.ended(60):
             pass
         instance.finished_at = time.monotonic()
-        instance.over.set()
         self.started.clear()
         self.ready.clear()
         instance.exit_code, killed_for_memory = exit_of(name)
         instance.reason = "OOMKilled" if killed_for_memory else "Completed" if instance.exit_code == 0 else "Error"
         instance.message = self.message_of(instance)
+        instance.over.set()
         instance.process.close()
         watchers[0].join(70)
         self.pod.event(self.name, f"ended: {instance.reason}, exit code {instance.exit_code}")
@@ -123,7 +123,7 @@ class Container:
         written = instance.message_file.read_bytes()[:FILE_BYTES].decode(errors="replace")
         if written or instance.exit_code == 0 or self.spec.get("terminationMessagePolicy") != "FallbackToLogsOnError":
             return written
-        tail = "".join(logs(instance.name).splitlines(keepends=True)[-MESSAGE_LINES:])
+        tail = "".join(logs(instance.name, self.pod.scratch).splitlines(keepends=True)[-MESSAGE_LINES:])
         return tail.encode()[-MESSAGE_BYTES:].decode(errors="replace")
 
     # Hooks and probes
@@ -255,7 +255,7 @@ class Container:
 
     def log(self):
         """What all its instances have printed, the oldest first."""
-        return "".join(logs(instance.name) for instance in self.instances)
+        return "".join(logs(instance.name, self.pod.scratch) for instance in self.instances)
 
     def exec(self, *command, seconds=60, check=True):
         """A command in the running container."""

@@ -28,6 +28,7 @@ import cases_classic  # noqa: F401
 import cases_kubelet  # noqa: F401
 import cases_life  # noqa: F401
 import cases_size  # noqa: F401
+from podman import run
 from world import ROOT, Tools, World
 
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
@@ -41,7 +42,7 @@ def arguments():
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--image", default="localhost/sf-token-proxy:test")
     parser.add_argument("--app-image", default="localhost/sf-token-proxy-pod-app:test")
-    parser.add_argument("--box-image", default="localhost/sf-token-proxy-pod-box:test")
+    parser.add_argument("--box-image", default="localhost/sf-token-proxy-pod-busybox:test")
     parser.add_argument("--org-binary", default=TARGET / "debug/sf-token-proxy")
     parser.add_argument("--helm", default=TARGET / "charts/node_modules/.bin/helm")
     parser.add_argument("--values", type=pathlib.Path, help="JSON, merged into the values of every rendering")
@@ -100,6 +101,10 @@ def main():
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="pods-"))
     scratch.chmod(0o755)
     results, begun = Results(), time.monotonic()
+    # A copy: helm puts the library into the example's folder.
+    Tools.charts = scratch / "charts"
+    shutil.copytree(ROOT / "charts", Tools.charts)
+    run(Tools.helm, "dependency", "build", "--skip-refresh", Tools.charts / "example")
     chosen = [test for test in cases.ALL if given.only in test.__name__]
     pool = concurrent.futures.ThreadPoolExecutor(given.workers)
     try:

@@ -27,7 +27,7 @@ SERIES = re.compile(r"^(sf_token_proxy_\w+|process_\w+)(?:\{(.*)\})? (\S+)$")
 class Tools:
     """Where things are; set by run.py."""
 
-    image = app_image = box_image = org_binary = helm = None
+    image = app_image = box_image = org_binary = helm = charts = None
     # Merged into all values; `--values` replaces it.
     values = {"sfTokenProxy": {"config": {"reload": {"interval": "1s"}}}}
 
@@ -89,13 +89,15 @@ class World:
         self.pods, self.watched, self.canaries = [], {}, []
         scratch.mkdir(parents=True)
         self.network = Network(name, ADDRESSES)
-        self.org = None
-        try:
-            self.org = Org(self.network, scratch)
-            self.canaries = self.org.secrets()
-        except BaseException:
-            self.close()
-            raise
+        self.its_org = None
+
+    @property
+    def org(self):
+        """The practice org; it is started when it is first spoken of."""
+        if not self.its_org:
+            self.its_org = Org(self.network, self.scratch)
+            self.canaries += self.its_org.secrets()
+        return self.its_org
 
     # The chart
 
@@ -127,10 +129,10 @@ class World:
         grant = {"jwt_bearer": {"client_id": app["client_id"], "username": app["username"], "private_key": "file:/var/run/secrets/sf-token-proxy/key.pem"}, "client_credentials": None}
         return {"sfTokenProxy": {"config": {"orgs": {"main": {"grant": grant}}}}}
 
-    def render(self, values, chart="charts/example"):
+    def render(self, values, chart="example"):
         file = self.scratch / f"values-{time.monotonic_ns()}.json"
         file.write_text(json.dumps(values))
-        done = run(Tools.helm, "template", "shop", ROOT / chart, "--kube-version", "1.31.0", "-f", file, seconds=60)
+        done = run(Tools.helm, "template", "shop", Tools.charts / chart, "--kube-version", "1.31.0", "-f", file, seconds=60)
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 
     def cluster(self, documents):
@@ -215,8 +217,8 @@ class World:
     def close(self):
         for pod in self.pods:
             pod.remove()
-        if self.org:
-            self.org.close()
+        if self.its_org:
+            self.its_org.close()
         self.network.remove()
 
 

@@ -5,38 +5,12 @@ import pathlib
 import time
 
 from cases import all_well, case, check
+from cgroup import Cgroup
 from spec import quantity
 from world import output
 
 PROXY, APP = "sf-token-proxy", "app"
 MIB = 2**20
-
-
-class Cgroup:
-    """Of a running container, whichever version this machine has."""
-
-    def __init__(self, pid):
-        lines = [line.split(":", 2) for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
-        paths = {name: path for _, names, path in lines for name in (names.split(",") if names else [""])}
-        root = pathlib.Path("/sys/fs/cgroup")
-        self.second = "memory" not in paths
-        self.memory = root / paths[""].lstrip("/") if self.second else root / "memory" / paths["memory"].lstrip("/")
-        self.cpu = self.memory if self.second else root / "cpuacct" / paths["cpuacct"].lstrip("/")
-
-    def peak(self):
-        return int((self.memory / ("memory.peak" if self.second else "memory.max_usage_in_bytes")).read_text())
-
-    def limit(self):
-        return int((self.memory / ("memory.max" if self.second else "memory.limit_in_bytes")).read_text())
-
-    def anonymous(self):
-        stat = dict(line.split() for line in (self.memory / "memory.stat").read_text().splitlines())
-        return int(stat["anon" if self.second else "total_rss"])
-
-    def cpu_seconds(self):
-        if self.second:
-            return int(dict(line.split() for line in (self.cpu / "cpu.stat").read_text().splitlines())["usage_usec"]) / 1e6
-        return int((self.cpu / "cpuacct.usage").read_text()) / 1e9
 
 
 def load(pod, *words):
@@ -78,7 +52,7 @@ def memory_stays_under_the_charts_limit_with_200_connections_and_after_5000_call
 @case
 def memory_over_the_limit_would_be_seen(w):
     """The measurement's own test: with a limit that is too small, the sidecar is killed for its memory."""
-    pod = w.pod(sfTokenProxy={"resources": {"limits": {"memory": "5Mi"}, "requests": {"memory": "5Mi"}}}).start().wait_ready()
+    pod = w.pod(sfTokenProxy={"resources": {"limits": {"memory": "10Mi"}, "requests": {"memory": "10Mi"}}}).start().wait_ready()
     pod[APP].exec("/app", "load", "--connections", "200", "--calls", "2000", seconds=120, check=False)
     pod.wait("the sidecar is killed for its memory", lambda: pod[PROXY].instances[0].reason == "OOMKilled", 5)
 

@@ -5,11 +5,13 @@ probe but the startup probe runs before that has passed. Units: seconds. Fails w
 Source: Kubernetes kuberuntime_container.go (hooks, grace of at least 2 s, termination message), prober/worker.go.
 """
 
+import contextlib
 import json
 import signal
 import threading
 import time
 
+from cgroup import Cgroup
 from podman import Failed, exit_of, image_user, logs, run, start
 from spec import Refused, expand, quantity
 
@@ -101,15 +103,21 @@ class Container:
         instance = Instance(name, start(name, self.spec["image"], options, words, self.pod.scratch), message_file)
         self.instances.append(instance)
         self.pod.event(self.name, "started" if number == 0 else f"started again (restart {number})")
+        cgroup = None
+        with contextlib.suppress(OSError):
+            cgroup = Cgroup(instance.process.pid)
         watchers = [threading.Thread(target=self.watch, args=(instance,), daemon=True)]
         watchers[0].start()
         while not instance.process.ended(60):
             pass
+        # At once, before podman takes the cgroup away.
+        killed_for_memory = cgroup is not None and cgroup.killed_for_memory()
         instance.finished_at = time.monotonic()
         self.started.clear()
         self.ready.clear()
-        instance.exit_code, killed_for_memory = exit_of(name)
-        instance.reason = "OOMKilled" if killed_for_memory else "Completed" if instance.exit_code == 0 else "Error"
+        instance.exit_code, out_of_memory = exit_of(name)
+        out_of_memory |= killed_for_memory
+        instance.reason = "OOMKilled" if out_of_memory else "Completed" if instance.exit_code == 0 else "Error"
         instance.message = self.message_of(instance)
         instance.over.set()
         instance.process.close()

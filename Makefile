@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-ALL := tools fmt deny lint doc test-rust browser bench-smoke clients fuzz-smoke
+ALL := tools fmt deny lint charts doc test-rust browser bench-smoke clients fuzz-smoke
 
 .PHONY: test $(ALL) fuzz-nightly
 
@@ -51,6 +51,13 @@ browser:
 # Each bench once, without measuring.
 bench-smoke:
 	cargo bench --locked --profile dev --bench '*' -- --test
+
+# Both Helms, kustomize, the schemas of Kubernetes; every rendered configuration is checked by the program. UPDATE=1 writes what is
+# made from the charts: the component's patches, the snippet of docs/kubernetes.md, the READMEs' tables.
+charts:
+	cargo test --locked --test it --no-run
+	tests/charts/setup.sh
+	PYTHONDONTWRITEBYTECODE=1 $(TARGET)/charts/venv/bin/python -m pytest --quiet -p no:cacheprovider tests/charts
 
 # Real clients against the practice org. `cargo build` would build the dependencies again: tests enable more of them.
 clients:

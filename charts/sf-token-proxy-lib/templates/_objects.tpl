@@ -8,7 +8,7 @@ and a changed configuration reach the proxy as files, and it looks at them by it
 - name: sf-token-proxy-config
   configMap:
     name: {{ $scope.configMapName }}
-    {{- if $v.existingConfigMap }}
+    {{- if and $v.existingConfigMap (ne $v.existingConfigMapKey "config.yaml") }}
     items:
       - key: {{ $v.existingConfigMapKey }}
         path: config.yaml

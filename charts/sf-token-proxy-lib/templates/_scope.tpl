@@ -58,7 +58,7 @@ The file that the proxy will read, as JSON: the user's settings, and those that 
 {{- if not (or $v.config $v.existingConfigMap) -}}
 {{- fail "sfTokenProxy.config: the proxy's configuration is missing (orgs, with login_url and grant); or name a ConfigMap in sfTokenProxy.existingConfigMap" -}}
 {{- end -}}
-{{- $config := deepCopy ($v.config | default dict) -}}
+{{- $config := include "sf-token-proxy.withoutNull" ($v.config | default dict) | fromJson -}}
 {{- if $v.config -}}
 {{- include "sf-token-proxy.refuseInlineSecrets" (dict "at" "sfTokenProxy.config" "value" $config) -}}
 {{- $admin := $config.admin | default dict -}}
@@ -104,6 +104,21 @@ The file that the proxy will read, as JSON: the user's settings, and those that 
 {{- end -}}
 {{- end -}}
 {{- $config | toJson -}}
+{{- end -}}
+
+{{/* As JSON, without entries that are null: by null a default of the values is taken back, and not every Helm takes it out then. */}}
+{{- define "sf-token-proxy.withoutNull" -}}
+{{- if kindIs "map" . -}}
+{{- $kept := dict -}}
+{{- range $key, $value := . -}}
+{{- if kindIs "map" $value -}}
+{{- $_ := set $kept $key (include "sf-token-proxy.withoutNull" $value | fromJson) -}}
+{{- else if not (kindIs "invalid" $value) -}}
+{{- $_ := set $kept $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- $kept | toJson -}}
+{{- end -}}
 {{- end -}}
 
 {{/*

@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-ALL := tools fmt deny lint charts doc test-rust browser bench-smoke clients fuzz-smoke
+ALL := tools fmt deny lint charts doc test-rust browser bench-smoke pods clients fuzz-smoke
 
 .PHONY: test $(ALL) fuzz-nightly
 
@@ -64,6 +64,14 @@ clients:
 	cargo test --locked --test it --no-run
 	tests/clients/setup.sh
 	$(TARGET)/clients/venv/bin/python tests/clients/run.py --bin $(TARGET)/debug/sf-token-proxy
+
+# The rendered charts as real pods, by podman under a stand-in for the kubelet. Needs root.
+pods:
+	tests/image/build.sh > /dev/null
+	cargo build --locked --example pod_app
+	tests/charts/setup.sh
+	tests/pods/images.sh
+	PYTHONDONTWRITEBYTECODE=1 $(TARGET)/charts/venv/bin/python tests/pods/run.py
 
 # Each fuzz target from its seeds, a fixed number of runs; and clippy for them, with what that has built.
 fuzz-smoke:

@@ -40,10 +40,14 @@ const TOLD: usize = 10;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Where the calls go.
-    #[arg(long, global = true, default_value = "http://localhost:8080")]
-    base: String,
-    #[arg(long, global = true, default_value = "/services/data/v60.0/query?q=SELECT+Id,Name+FROM+Account+LIMIT+2")]
+    /// Where the calls go; SALESFORCE_URL, else http://localhost:8080.
+    #[arg(long, global = true)]
+    base: Option<String>,
+    #[arg(
+        long,
+        global = true,
+        default_value = "/services/data/v60.0/query?q=SELECT+Id,Name+FROM+Account+LIMIT+2"
+    )]
     path: String,
     /// Sent a POST when all is done: the quit endpoint of a classic sidecar.
     #[arg(long, global = true)]
@@ -52,6 +56,7 @@ struct Arguments {
 
 #[derive(clap::Subcommand, Clone, Copy)]
 enum Command {
+    #[command(aliases = ["work", "watch"])]
     Serve {
         #[arg(long, default_value = "2")]
         threads: u64,
@@ -61,6 +66,7 @@ enum Command {
         #[arg(long, default_value = "1500")]
         after_term_ms: u64,
     },
+    #[command(aliases = ["import", "export", "migrate"])]
     Job {
         #[arg(long, default_value = "20")]
         calls: u64,
@@ -91,7 +97,13 @@ struct App {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let Ok(url) = format!("{}{}", arguments.base, arguments.path).parse() else {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "no part of the program: the app is told where the proxy is as apps are"
+    )]
+    let base = arguments.base.or_else(|| std::env::var("SALESFORCE_URL").ok());
+    let base = base.unwrap_or_else(|| "http://localhost:8080".into());
+    let Ok(url) = format!("{base}{}", arguments.path).parse() else {
         eprintln!("--base and --path must make a URL");
         return ExitCode::FAILURE;
     };
@@ -116,7 +128,15 @@ async fn main() -> ExitCode {
             threads,
             every_ms,
             after_term_ms,
-        } => serve(&app, threads, Duration::from_millis(every_ms), Duration::from_millis(after_term_ms)).await,
+        } => {
+            serve(
+                &app,
+                threads,
+                Duration::from_millis(every_ms),
+                Duration::from_millis(after_term_ms),
+            )
+            .await
+        }
         Command::Job { calls } => many(&app, 1, calls).await,
         Command::Load { connections, calls } => many(&app, connections, calls).await,
     }
@@ -126,7 +146,11 @@ async fn main() -> ExitCode {
     };
     println!("{}", app.summary(quit));
     let serves = matches!(arguments.command, Command::Serve { .. });
-    if serves || app.failed.load(Relaxed) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if serves || app.failed.load(Relaxed) == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Steady calls until SIGTERM, and on for `after`, as an app does that finishes its work.
@@ -185,7 +209,8 @@ impl App {
         let took = begun.elapsed();
         self.calls.fetch_add(1, Relaxed);
         self.after_term.fetch_add(after_term.into(), Relaxed);
-        self.slowest_us.fetch_max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        self.slowest_us
+            .fetch_max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
         if let Some(mut wrong) = wrong {
             self.failed.fetch_add(1, Relaxed);
             self.after_term_failed.fetch_add(after_term.into(), Relaxed);
@@ -208,7 +233,9 @@ impl App {
             let body = answer.into_body().collect().await.map_err(|e| chain(&e))?.to_bytes();
             Ok((status, String::from_utf8_lossy(&body).into_owned()))
         };
-        timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err("no answer in time".into()))
+        timeout(PATIENCE, exchange)
+            .await
+            .unwrap_or_else(|_| Err("no answer in time".into()))
     }
 
     fn now_ms(&self) -> u64 {

@@ -191,7 +191,9 @@ fn answer(
             control.register_callback(&client_id, &uri);
         }
         ("POST", "certificate") => {
-            let Small { client_id, certificate, .. } = small()?;
+            let Small {
+                client_id, certificate, ..
+            } = small()?;
             let uploaded = control.upload_certificate(&client_id, &certificate);
             uploaded.map_err(serde::de::Error::custom)?;
         }

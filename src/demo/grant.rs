@@ -153,7 +153,12 @@ fn jwt_clients(world: &World) -> Vec<JwtClient> {
 
 /// The app with the secret that counts now.
 fn secret_client(world: &World, client_id: &str) -> Option<SecretClient> {
-    let mut client = world.settings.secret_clients.iter().find(|c| c.client_id == client_id)?.clone();
+    let mut client = world
+        .settings
+        .secret_clients
+        .iter()
+        .find(|c| c.client_id == client_id)?
+        .clone();
     for (_, secret) in world.grants().secrets.iter().filter(|(id, _)| id == client_id) {
         client.secret = secret.clone();
     }

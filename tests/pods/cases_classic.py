@@ -22,7 +22,7 @@ def the_classic_sidecars_hook_holds_the_app_until_its_first_call_works(w):
 
 @case
 def a_classic_job_ends_by_a_call_to_the_quit_endpoint(w):
-    quit = ["job", "--base", "$(SALESFORCE_URL)", "--quit", "http://localhost:9090/quit"]
+    quit = ["import", "--quit", "http://localhost:9090/quit"]
     pod = w.pod("Job", sfTokenProxy=CLASSIC | {"quitEndpoint": True}, job={"args": quit}).start()
     pod.wait_over(40)
     summary = all_well(output(pod[APP]))

@@ -56,7 +56,7 @@ def a_job_ends_by_itself_with_the_sidecar(w):
 def a_cronjobs_template_runs_to_its_end(w):
     pod = w.pod("CronJob").start()
     pod.wait_over(40)
-    check(all_well(output(pod[APP]))["calls"] == 6 and pod.phase() == "Succeeded", pod.describe())
+    check(all_well(output(pod[APP]))["calls"] == 21 and pod.phase() == "Succeeded", pod.describe())
 
 
 @case

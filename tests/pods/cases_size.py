@@ -24,7 +24,7 @@ def load(pod, *words):
 
 @case
 def memory_stays_under_the_charts_limit_with_200_connections_and_after_5000_calls(w):
-    quiet = ["serve", "--base", "$(SALESFORCE_URL)", "--threads", "1", "--every-ms", "5000", "--after-term-ms", "0"]
+    quiet = ["serve", "--threads", "1", "--every-ms", "5000", "--after-term-ms", "0"]
     pod = w.pod(deployment={"args": quiet}).start().wait_ready()
     group = Cgroup(pod[PROXY].now.process.pid)
     limit = int(quantity(pod[PROXY].spec["resources"]["limits"]["memory"]))

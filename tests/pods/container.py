@@ -49,6 +49,10 @@ class Container:
         self.term_at = None
 
     @property
+    def image(self):
+        return self.pod.images.get(self.spec["image"], self.spec["image"])
+
+    @property
     def now(self):
         """The instance that runs, or ran last."""
         return self.instances[-1] if self.instances else None
@@ -100,7 +104,7 @@ class Container:
         message_file.chmod(0o666)
         options, words = self.options(message_file)
         self.pod.made.append(name)
-        instance = Instance(name, start(name, self.spec["image"], options, words, self.pod.scratch), message_file)
+        instance = Instance(name, start(name, self.image, options, words, self.pod.scratch), message_file)
         self.instances.append(instance)
         self.pod.event(self.name, "started" if number == 0 else f"started again (restart {number})")
         cgroup = None
@@ -276,6 +280,8 @@ class Container:
         variables = pod.environment(self)
         options = ["--network", f"ns:{pod.network.path}", "--no-hosts", "--hostname", pod.hostname, "-v", f"{pod.hosts}:/etc/hosts:ro"]
         options += ["-v", f"{message_file}:{spec.get('terminationMessagePath', '/dev/termination-log')}"]
+        if pod.trusted:
+            options += ["-v", f"{pod.trusted}:/etc/ssl/certs/ca-certificates.crt:ro"]
         options += self.security()
         for name, value in variables.items():
             options += ["-e", f"{name}={value}"]
@@ -305,7 +311,7 @@ class Container:
         options, both = [], pod | own
         user = both.get("runAsUser")
         if both.get("runAsNonRoot"):
-            effective = str(user) if user is not None else image_user(self.spec["image"]).split(":")[0]
+            effective = str(user) if user is not None else image_user(self.image).split(":")[0]
             if not effective.isdigit():
                 raise Refused(f"{self.name}: container has runAsNonRoot and image has non-numeric user {effective!r}")
             if int(effective) == 0:

@@ -6,7 +6,7 @@
 What it copies: order of the start, probes, restarts with back-off, volumes and their updates, environment with service links, security
 context, limits, hooks, the order and grace of the end, termination messages, the end of a Job's pod. What it does not: scheduling,
 admission, Services' traffic, NetworkPolicy, eviction.
-Owns: a network namespace, containers, folders, threads; `remove` ends them all, whatever has happened. Invariants: waits are bounded; unknown
+Owns: containers, folders, threads; `remove` ends them all, whatever has happened. Invariants: waits are bounded; unknown
 fields are refused. Units: seconds. Fails with: `Refused`, `Failed`, `Late`.
 Source: `kubernetes.md` §2; Kubernetes kuberuntime_manager.go, kuberuntime_termination_order.go.
 """
@@ -18,11 +18,10 @@ import time
 import uuid
 
 from container import Container
-from podman import Network, remove
+from podman import remove
 from spec import Refused, expand, pod_of, quantity, service_links
 from volumes import EmptyDir, Written, files_of
 
-ADDRESSES = ("10.244.0.7", "fd00:10:244::7")
 KUBERNETES = {"kubernetes": ("10.96.0.1", [("https", 443)])}
 
 
@@ -64,12 +63,13 @@ def secret_data(document):
 
 
 class Pod:
-    """One pod; `network` may be given where something outside the pod has to be in it already."""
+    """One pod, in a network that is there already; `images` has names of this machine for those of the spec."""
 
-    def __init__(self, document, cluster, scratch, name=None, network=None, addresses=ADDRESSES):
+    def __init__(self, document, cluster, scratch, name, network, images, trusted=None):
         self.kind, self.metadata, self.spec = pod_of(document)
-        self.cluster, self.addresses = cluster, addresses
-        self.id = name or f"pods-{uuid.uuid4().hex[:8]}"
+        self.cluster, self.network, self.addresses = cluster, network, network.addresses
+        self.images, self.trusted = images, trusted
+        self.id = name
         self.uid = str(uuid.uuid4())
         self.scratch = scratch / self.id
         self.scratch.mkdir(parents=True)
@@ -85,13 +85,9 @@ class Pod:
         self.apps = [Container(self, spec, "app") for spec in self.spec["containers"]]
         self.containers = self.inits + self.apps
         self.sidecars = [container for container in self.inits if container.kind == "sidecar"]
-        self.own_network = None
         try:
-            if network is None:
-                network = self.own_network = Network(self.id, addresses)
-            self.network = network
             self.hosts = self.scratch / "hosts"
-            names = "".join(f"{address}\t{self.hostname}\n" for address in addresses)
+            names = "".join(f"{address}\t{self.hostname}\n" for address in self.addresses)
             self.hosts.write_text(f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{names}")
             self.make_volumes()
         except BaseException:
@@ -317,8 +313,6 @@ class Pod:
         remove(self.made)
         for volume in [*self.volumes.values(), *([self.service_account] if self.service_account else [])]:
             volume.remove()
-        if self.own_network:
-            self.own_network.remove()
 
 
 def pairs(values):

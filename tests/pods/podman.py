@@ -109,7 +109,7 @@ class Network:
     """
 
     def __init__(self, name, addresses):
-        self.name, self.path = name, f"/run/netns/{name}"
+        self.name, self.path, self.addresses = name, f"/run/netns/{name}", addresses
         run("ip", "netns", "add", name)
         try:
             run("ip", "-n", name, "link", "set", "lo", "up")

@@ -25,6 +25,7 @@ import traceback
 import cases
 import cases_change  # noqa: F401
 import cases_classic  # noqa: F401
+import cases_forms  # noqa: F401
 import cases_kubelet  # noqa: F401
 import cases_life  # noqa: F401
 import cases_size  # noqa: F401
@@ -44,7 +45,7 @@ def arguments():
     parser.add_argument("--app-image", default="localhost/sf-token-proxy-pod-app:test")
     parser.add_argument("--box-image", default="localhost/sf-token-proxy-pod-busybox:test")
     parser.add_argument("--org-binary", default=TARGET / "debug/sf-token-proxy")
-    parser.add_argument("--helm", default=TARGET / "charts/node_modules/.bin/helm")
+    parser.add_argument("--node-modules", type=pathlib.Path, default=TARGET / "charts/node_modules", help="where tests/charts/setup.sh has put helm and kustomize")
     parser.add_argument("--values", type=pathlib.Path, help="JSON, merged into the values of every rendering")
     return parser.parse_args()
 
@@ -88,7 +89,7 @@ def one(test, number, scratch, results):
 def main():
     given = arguments()
     Tools.image, Tools.app_image, Tools.box_image = given.image, given.app_image, given.box_image
-    Tools.org_binary, Tools.helm = given.org_binary, given.helm
+    Tools.org_binary, Tools.node_modules, Tools.helm = given.org_binary, given.node_modules, given.node_modules / ".bin/helm"
     if given.values:
         Tools.values = json.loads(given.values.read_text())
     for tool in ("podman", "runc", "ip", "ss", "nsenter", "curl", "openssl", Tools.helm, Tools.org_binary):

@@ -15,9 +15,11 @@ import subprocess
 import time
 
 import yaml
-from kubelet import ADDRESSES, Cluster, Late, Pod
+from kubelet import Cluster, Late, Pod
 from podman import Failed, Network, run
 
+# Of every pod: the first is the one that probes come to.
+ADDRESSES = ("10.244.0.7", "fd00:10:244::7")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # As tests/clients: an access token of the practice org, but not the placeholder that the proxy gives to SDKs.
 TOKEN = re.compile(r"00D[0-9A-Za-z]{12,15}!(?!SFPROXY\.placeholder)[0-9A-Za-z._]{20,}")
@@ -27,7 +29,7 @@ SERIES = re.compile(r"^(sf_token_proxy_\w+|process_\w+)(?:\{(.*)\})? (\S+)$")
 class Tools:
     """Where things are; set by run.py."""
 
-    image = app_image = box_image = org_binary = helm = charts = None
+    image = app_image = box_image = org_binary = node_modules = helm = charts = None
     # Merged into all values; `--values` replaces it.
     values = {"sfTokenProxy": {"config": {"reload": {"interval": "1s"}}}}
 
@@ -106,12 +108,8 @@ class World:
         app = self.org.apps["client_credentials"]
         values = {
             "fullnameOverride": "shop",
-            "app": {"image": image_values(Tools.app_image)},
-            "deployment": {"args": ["serve", "--base", "$(SALESFORCE_URL)"]},
-            "job": {"args": ["job", "--base", "$(SALESFORCE_URL)"]},
-            "cronJob": {"args": ["job", "--base", "$(SALESFORCE_URL)", "--calls", "5"]},
+            "deployment": {"args": ["serve"]},
             "sfTokenProxy": {
-                "image": image_values(Tools.image),
                 "caBundle": {"configMap": "org-ca"},
                 "config": {
                     "orgs": {"main": {
@@ -153,8 +151,12 @@ class World:
             change(document)
         return self.run(document, cluster)
 
-    def run(self, document, cluster):
-        pod = Pod(document, cluster, self.scratch, name=f"{self.name}-{len(self.pods)}", network=self.network)
+    def run(self, document, cluster, trusted=None):
+        """`trusted`: a file in place of the images' own authorities."""
+        # What a registry would give for the names that the charts and the documentation have.
+        names = ("sf-token-proxy:0.1.0", "registry.acme.example/sf-token-proxy:0.1.0")
+        images = dict.fromkeys(names, Tools.image) | {"my-app:1.0": Tools.app_image}
+        pod = Pod(document, cluster, self.scratch, f"{self.name}-{len(self.pods)}", self.network, images, trusted)
         self.pods.append(pod)
         return pod
 
@@ -225,12 +227,6 @@ class World:
 def searched(texts, canaries):
     bad = [where for where, text in texts.items() if TOKEN.search(text) or any(canary in text for canary in canaries)]
     return bad
-
-
-def image_values(name):
-    name, _, tag = name.rpartition(":")
-    registry, _, repository = name.partition("/")
-    return {"registry": registry, "repository": repository, "tag": tag, "pullPolicy": "Never"}
 
 
 def merged(values, changes):

@@ -401,10 +401,7 @@ async fn a_new_certificate_or_secret_takes_the_place_of_the_one_before_and_sessi
     let signing = jsonwebtoken::EncodingKey::from_rsa_pem(other.pkcs1_pem().as_bytes()).unwrap();
     let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256);
     let assertion = jsonwebtoken::encode(&header, &claims, &signing).unwrap();
-    let form = [
-        ("grant_type", JWT_BEARER),
-        ("assertion", &assertion),
-    ];
+    let form = [("grant_type", JWT_BEARER), ("assertion", &assertion)];
     assert_eq!(practice.login(&form).await.status, 200);
     for token in [&by_key, by_secret.json()["access_token"].as_str().unwrap()] {
         assert_eq!(practice.get("/services/data/v60.0/limits", token).await.status, 200);

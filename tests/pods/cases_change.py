@@ -108,7 +108,7 @@ def a_new_secret_ends_a_refusal_at_once(w):
     pod = w.run(cluster.document("Deployment"), cluster).start()
     w.eventually("the login is refused", lambda: w.get("/startupz", check=False)[1].count("refused"), 20)
     swap(w, pod, **{"client-secret": good})
-    pod.wait_ready(8)
+    pod.wait_ready(30)
     w.eventually("the app calls", lambda: output(pod[APP]).get("progress", {}).get("calls", 0) > 20)
     pod.delete()
     all_well(output(pod[APP]))

@@ -42,10 +42,10 @@ def seen_through(w, kind, name, documents, commands=""):
     cluster.secrets.setdefault("sf-token-proxy-credentials", credentials(w))
     pod = w.run(cluster.document(kind, name), cluster, trusted).start()
     if kind in ("Job", "CronJob"):
-        pod.wait_over(60)
+        pod.wait_over(120)
         check(pod.phase() == "Succeeded", pod.describe())
     else:
-        pod.wait_ready(60)
+        pod.wait_ready()
         w.eventually("the app calls", lambda: output(pod.apps[0]).get("progress", {}).get("calls", 0) > 20)
         inside = re.findall(r"^kubectl exec \S+ --container (\S+) -- (.*)$", commands, re.MULTILINE)
         inside = [["podman", "exec", pod[container].now.name, *shlex.split(command)] for container, command in inside]

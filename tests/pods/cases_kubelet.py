@@ -79,7 +79,7 @@ def init_containers_run_in_order_and_a_sidecars_startup_probe_holds_what_follows
 @case
 def an_init_container_that_fails_keeps_the_apps_from_starting(w):
     pod = pod_of(w, restartPolicy="Never", initContainers=[box("bad", "echo it is broken; exit 3", terminationMessagePolicy="FallbackToLogsOnError")], containers=[box("app", SLEEP)]).start()
-    pod.wait("it has failed", lambda: pod["bad"].done.is_set(), 20)
+    pod.wait("it has failed", lambda: pod["bad"].done.is_set(), 90)
     check(pod["bad"].now.exit_code == 3 and pod["bad"].now.message == "it is broken\n", pod["bad"].now.message)
     pod.thread.join(5)
     check(not pod["app"].instances, "the app was started")
@@ -117,7 +117,7 @@ def what_does_not_end_is_killed_when_the_grace_is_over_and_a_sidecar_has_two_sec
 @case
 def a_crash_is_restarted_at_once_and_then_only_after_ten_seconds(w):
     pod = pod_of(w, containers=[box("app", "sleep 0.2; exit 7")]).start()
-    pod.wait("three instances", lambda: len(pod["app"].instances) >= 3, 40)
+    pod.wait("three instances", lambda: len(pod["app"].instances) >= 3, 90)
     one, two, three = pod["app"].instances[:3]
     check(two.started_at - one.finished_at < 6, "the first restart was late")
     check(three.started_at - two.finished_at >= 10, "the second restart was early")
@@ -132,9 +132,9 @@ def probes_come_to_the_pods_address_and_know_their_thresholds(w):
         name, server.format(f"{listen}:{port}"), ports=[{"name": "web", "containerPort": port}], readinessProbe=probe, volumeMounts=[{"name": "w", "mountPath": "/w"}]
     )
     pod = pod_of(w, volumes=[{"name": "w", "emptyDir": {}}], containers=[container("open", "0.0.0.0", 8091), container("closed", "127.0.0.1", 8092)], terminationGracePeriodSeconds=1).start()
-    pod.wait("the open one is ready", pod["open"].ready.is_set, 20)
+    pod.wait("the open one is ready", pod["open"].ready.is_set, 90)
     failed = lambda: sum("closed: readiness probe failed" in event for event in pod.events)  # noqa: E731
-    pod.wait("the closed one is not", lambda: failed() >= 5, 30)
+    pod.wait("the closed one is not", lambda: failed() >= 5, 90)
     check(not pod["closed"].ready.is_set(), "a listener on loopback passes a probe")
     check(pod["closed"].restarts == 0, "a readiness probe restarts nothing")
 
@@ -182,7 +182,7 @@ def the_environment_is_kubernetes(w):
     pod = pod_of(
         w, objects=objects, restartPolicy="Never",
         containers=[box("app", "env; echo args=$0", args=["$(PLAIN)x"], env=env, envFrom=[{"secretRef": {"name": "s"}, "prefix": "SEC_"}, {"configMapRef": {"name": "m"}, "prefix": "C_"}], resources={"limits": {"memory": "32Mi"}})],
-    ).start().wait_over(20)
+    ).start().wait_over(120)
     said = dict(line.split("=", 1) for line in pod["app"].log().splitlines())
     wanted = {
         "PLAIN": "1", "BOTH": "1-$(SEC)-$(NONE)-$(PLAIN)", "S": "A", "IP": "10.244.0.7", "MEM": "32", "SEC_a": "A", "C_c": "over", "args": "1x",
@@ -198,7 +198,7 @@ def a_termination_message_is_the_file_or_the_end_of_the_log_of_a_failure(w):
     pod = pod_of(
         w, restartPolicy="Never",
         containers=[box("file", "echo from the file > /dev/termination-log; exit 1", **policy), box("log", many + "exit 1", **policy), box("good", many, **policy), box("default", many + "exit 1")],
-    ).start().wait_over(30)
+    ).start().wait_over(120)
     messages = {container.name: container.now.message for container in pod.apps}
     check(messages["file"] == "from the file\n" and messages["good"] == messages["default"] == "", messages)
     check(messages["log"].splitlines() == [f"line {n}" for n in range(120, 200)], messages["log"][:100])
@@ -206,7 +206,7 @@ def a_termination_message_is_the_file_or_the_end_of_the_log_of_a_failure(w):
 
 @case
 def a_container_over_its_memory_is_told_as_killed_for_it(w):
-    pod = pod_of(w, restartPolicy="Never", containers=[box("app", "exec /busybox tail -c 60m /dev/zero", resources={"limits": {"memory": "20Mi"}}), box("small", "true")]).start().wait_over(30)
+    pod = pod_of(w, restartPolicy="Never", containers=[box("app", "exec /busybox tail -c 60m /dev/zero", resources={"limits": {"memory": "20Mi"}}), box("small", "true")]).start().wait_over(120)
     check(pod["app"].now.reason == "OOMKilled", f"{pod['app'].now.reason} {pod['app'].now.exit_code}")
     check(pod["small"].now.reason == "Completed" and pod.phase() == "Failed", pod.phase())
 
@@ -217,7 +217,7 @@ def the_security_context_is_what_the_container_runs_with(w):
         "runAsNonRoot": True, "runAsUser": 6000, "runAsGroup": 6001, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
     }
-    pod = pod_of(w, restartPolicy="Never", containers=[box("app", "id -u; id -g; grep -E 'CapBnd|NoNewPrivs|Seccomp:' /proc/1/status; touch /x 2>&1; nproc", securityContext=restricted)]).start().wait_over(20)
+    pod = pod_of(w, restartPolicy="Never", containers=[box("app", "id -u; id -g; grep -E 'CapBnd|NoNewPrivs|Seccomp:' /proc/1/status; touch /x 2>&1; nproc", securityContext=restricted)]).start().wait_over(120)
     said = pod["app"].log().split()
     check(said[:2] == ["6000", "6001"] and "Read-only" in said, said)
     check(dict(zip(said[2::2], said[3::2])) | {"CapBnd:": "0" * 16, "NoNewPrivs:": "1", "Seccomp:": "2"} == dict(zip(said[2::2], said[3::2])), said)
@@ -229,7 +229,7 @@ def the_security_context_is_what_the_container_runs_with(w):
 @case
 def the_pod_of_a_job_whose_app_fails_has_failed(w):
     document = {"kind": "Job", "metadata": {"name": "j"}, "spec": {"template": {"spec": {"restartPolicy": "Never", "initContainers": [sidecar("side", SLEEP)], "containers": [box("app", "exit 5")]}}}}
-    pod = w.run(document, Cluster([document])).start().wait_over(20)
+    pod = w.run(document, Cluster([document])).start().wait_over(120)
     check(pod.phase() == "Failed" and pod["app"].now.exit_code == 5 and pod["side"].now.exit_code == 0, pod.describe())
 
 

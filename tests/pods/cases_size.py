@@ -54,7 +54,7 @@ def memory_over_the_limit_would_be_seen(w):
     """The measurement's own test: with a limit that is too small, the sidecar is killed for its memory."""
     pod = w.pod(sfTokenProxy={"resources": {"limits": {"memory": "10Mi"}, "requests": {"memory": "10Mi"}}}).start().wait_ready()
     pod[APP].exec("/app", "load", "--connections", "200", "--calls", "2000", seconds=120, check=False)
-    pod.wait("the sidecar is killed for its memory", lambda: pod[PROXY].instances[0].reason == "OOMKilled", 5)
+    pod.wait("the sidecar is killed for its memory", lambda: pod[PROXY].instances[0].reason == "OOMKilled", 30)
 
 
 @case

@@ -106,6 +106,9 @@ class Container:
         self.pod.made.append(name)
         instance = Instance(name, start(name, self.image, options, words, self.pod.scratch), message_file)
         self.instances.append(instance)
+        if self.stopping.is_set():
+            # Stopped while podman was making it.
+            instance.signal(signal.SIGKILL)
         self.pod.event(self.name, "started" if number == 0 else f"started again (restart {number})")
         cgroup = None
         with contextlib.suppress(OSError):

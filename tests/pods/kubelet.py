@@ -216,11 +216,8 @@ class Pod:
         for container in self.inits:
             container.begin()
             # A sidecar lets the next one start when it has started up; another one when it has ended well.
-            def passed(container=container):
-                if container.kind == "sidecar":
-                    return container.started.is_set()
-                return container.done.is_set()
-            if not self.until(passed):
+            passed = container.started if container.kind == "sidecar" else container.done
+            if not self.until(passed.is_set):
                 return
             if container.kind == "init" and container.now.exit_code != 0:
                 self.event("pod", "an init container failed")
@@ -246,12 +243,12 @@ class Pod:
     def is_ready(self):
         return all(container.ready.is_set() for container in self.sidecars + self.apps)
 
-    def wait_ready(self, seconds=30):
+    def wait_ready(self, seconds=90):
         self.wait("the pod is Ready", self.is_ready, seconds)
         return self
 
     def is_over(self):
-        return all(container.done.is_set() for container in self.apps + self.sidecars) and not any(container.done.is_set() and container.now and container.now.exit_code for container in self.inits if container.kind == "init")
+        return all(container.done.is_set() for container in self.apps + self.sidecars)
 
     def wait_over(self, seconds):
         """Until all apps and sidecars have ended for good: a Job's pod does so by itself."""

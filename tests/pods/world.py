@@ -187,7 +187,7 @@ class World:
         found = [value for series, its, value in self.metrics() if series == name and labels.items() <= its.items()]
         return sum(found) if found else None
 
-    def eventually(self, what, condition, seconds=15):
+    def eventually(self, what, condition, seconds=60):
         """Until it is so; what it then was."""
         until = time.monotonic() + seconds
         seen = None

@@ -1,9 +1,9 @@
-//! Probes and metrics, on a port of their own, so that no path of the org's is reserved; and the purge of the caches.
+//! Probes and metrics, on a port XX
 //!
 //! `/startupz` and `/readyz` answer from [`crate::ready`]; `/livez` says that the process turns over, never anything of the
 //! org; `/metrics` is Prometheus' text format. These take GET and HEAD only, change nothing and show no secret.
-//! `POST /cache/purge` forgets kept answers. Only a caller on this machine may, and no web page: the port may be open to the
-//! network for its probes.
+//! `POST /cache/purge` forgets kept answers; `POST /quit`, where `admin.quit_endpoint` is on, ends the program. Only a caller
+//! on this machine may do either, and no web page: the port may be open to the network for its probes.
 //! Source: `kubernetes.md` §2, §6; design §8.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
@@ -13,6 +13,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::
 use http_body_util::Full;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     cache::Cache,
@@ -21,8 +22,9 @@ use crate::{
     ready::{Health, Report},
 };
 
-const PATHS: &str = "/startupz /livez /readyz /metrics, and POST /cache/purge";
+const PATHS: &str = "/startupz /livez /readyz /metrics, and POST /cache/purge /quit";
 const PURGE: &str = "/cache/purge";
+const QUIT: &str = "/quit";
 
 /// What the admin port can tell.
 #[derive(Clone)]
@@ -31,6 +33,8 @@ pub struct Admin {
     pub health: Health,
     /// Every org, with its cache if it has one.
     pub caches: Arc<BTreeMap<OrgName, Option<Arc<Cache>>>>,
+    /// Cancelled, it ends the program; `None`: the setting is off.
+    pub quit: Option<CancellationToken>,
 }
 
 impl Admin {
@@ -39,6 +43,9 @@ impl Admin {
         let (call, _body) = request.into_parts();
         if call.uri.path() == PURGE {
             return self.purge(&call, peer);
+        }
+        if call.uri.path() == QUIT {
+            return self.quit(&call, peer);
         }
         if !matches!(call.method, Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
@@ -74,15 +81,8 @@ impl Admin {
     }
 
     fn purge(&self, call: &Parts, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
-        if let Err(refused) = may_change(call, peer) {
-            return problem(StatusCode::FORBIDDEN, refused);
-        }
-        if call.method != Method::POST {
-            let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "POST only");
-            response
-                .headers_mut()
-                .insert(header::ALLOW, HeaderValue::from_static("POST"));
-            return response;
+        if let Err(refused) = may_post(call, peer) {
+            return refused;
         }
         let asked: Vec<_> = url::form_urlencoded::parse(call.uri.query().unwrap_or_default().as_bytes()).collect();
         let only = match &asked[..] {
@@ -119,6 +119,38 @@ impl Admin {
             &json!({"purged": purged.values().sum::<u64>(), "orgs": purged}),
         )
     }
+
+    /// The answer goes out before the end: this port is the last to close.
+    fn quit(&self, call: &Parts, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
+        let Some(quit) = &self.quit else {
+            return problem(StatusCode::NOT_FOUND, "off: `admin.quit_endpoint` is not true");
+        };
+        if let Err(refused) = may_post(call, peer) {
+            return refused;
+        }
+        if !quit.is_cancelled() {
+            tracing::info!("asked to end by POST /quit");
+            quit.cancel();
+        }
+        said(StatusCode::OK, &json!({"ending": true}))
+    }
+}
+
+/// Whether this is a POST that may change something; else what to answer.
+#[expect(
+    clippy::result_large_err,
+    reason = "it is the answer, and not passed through many hands"
+)]
+fn may_post(call: &Parts, peer: Option<SocketAddr>) -> Result<(), Response<Full<Bytes>>> {
+    may_change(call, peer).map_err(|refused| problem(StatusCode::FORBIDDEN, refused))?;
+    if call.method == Method::POST {
+        return Ok(());
+    }
+    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "POST only");
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static("POST"));
+    Err(response)
 }
 
 /// Whether this call may change something: it comes from this machine, for this machine, and from no web page.

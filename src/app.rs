@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -199,7 +199,7 @@ impl App {
             .iter()
             .map(|(name, room)| (name.clone(), room.cache.clone()))
             .collect();
-        let health = Health::new(tokens, beside, config.admin.startup_patience);
+        let health = Health::new(tokens, beside, &config.admin);
         Ok(Bound {
             proxy: doors
                 .iter()
@@ -210,6 +210,7 @@ impl App {
                 registry: metrics.registry.clone(),
                 health: health.clone(),
                 caches: Arc::new(caches),
+                quit: config.admin.quit_endpoint.then(CancellationToken::new),
             },
             doors,
             admin_listeners,
@@ -407,8 +408,10 @@ async fn bind(setting: &'static str, addresses: &[SocketAddr]) -> Result<Vec<Tcp
 type Ended = (&'static str, io::Result<()>);
 
 impl Bound {
-    /// Runs until `stop`; then drains, at most for `shutdown.drain`.
+    /// Runs until `stop`, or `POST /quit`; takes calls for `shutdown.delay` yet, then drains, at most for `shutdown.drain`.
     pub async fn run(self, stop: Stop) -> Result<(), Exit> {
+        // Without the setting nobody cancels it. Whoever quits needs no delay: the app says itself that it has finished.
+        let quit = self.admin_room.quit.clone().unwrap_or_default();
         let mut callers: JoinSet<Ended> = JoinSet::new();
         for entrance in self.doors {
             let stop = stop.clone();
@@ -463,17 +466,27 @@ impl Bound {
         }
 
         // Dropped half-way, a join loses nothing: the set keeps the task.
-        let early = tokio::select! {
+        let mut early = tokio::select! {
             biased;
-            () = stop.drain.cancelled() => None,
-            ended = next(&mut callers) => Some(ended),
-            ended = next(&mut keepers) => Some(ended),
-            ended = next(&mut rooms) => Some(ended),
+            () = stop.leave.cancelled() => None,
+            () = quit.cancelled() => None,
+            ended = first([&mut callers, &mut keepers, &mut rooms]) => Some(ended),
         };
+        self.health.draining();
+        let delay = self.config.shutdown.delay;
+        if early.is_none() && !delay.is_zero() {
+            early = tokio::select! {
+                biased;
+                () = stop.drain.cancelled() => None,
+                () = quit.cancelled() => None,
+                () = sleep(delay) => None,
+                ended = first([&mut callers, &mut keepers, &mut rooms]) => Some(ended),
+            };
+        }
         if let Some((task, _)) = &early {
             tracing::error!(task, "ended by itself, stopping");
         }
-        self.health.draining();
+        tracing::info!("draining");
         stop.drain_now();
         let drained = timeout(self.config.shutdown.drain, join_all(&mut callers)).await;
         if drained.is_err() {
@@ -509,6 +522,16 @@ const LAST_RESPECTS: Duration = Duration::from_secs(1);
 
 /// For the login host's answer to a refresh token.
 const LAST_EXCHANGE: Duration = Duration::from_secs(5);
+
+/// The next task of any of these that ends.
+async fn first([a, b, c]: [&mut JoinSet<Ended>; 3]) -> Ended {
+    tokio::select! {
+        biased;
+        ended = next(a) => ended,
+        ended = next(b) => ended,
+        ended = next(c) => ended,
+    }
+}
 
 /// The next task that ends; for ever when there is none.
 async fn next(tasks: &mut JoinSet<Ended>) -> Ended {

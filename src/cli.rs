@@ -3,26 +3,33 @@
 //! | Code | Meaning |
 //! |---|---|
 //! | 0 | done; for `run`: drained |
-//! | 1 | failed while running |
+//! | 1 | failed while running; `healthcheck`, `wait`: the answer is not good |
 //! | 64 | the command line is wrong (EX_USAGE) |
-//! | 78 | the configuration is wrong (EX_CONFIG); every problem is on stderr, one a line, and nothing after them |
-//! | 130 | `login`, `logout`: ended by Ctrl-C or SIGTERM |
+//! | 78 | the configuration is wrong (EX_CONFIG); every problem is on stderr, one a line, and after many how many |
+//! | 130 | `login`, `logout`, `wait`: ended by Ctrl-C or SIGTERM |
+//!
+//! What is said last when it is not 0: `cli/last_words.rs`.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use self::last_words::refuse;
 use crate::{
     clock::Clock,
     config::{self, Config, Problems, Vars},
 };
 
+mod ask;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod healthcheck;
+mod last_words;
 mod login;
 mod logout;
 mod run;
+mod wait;
 
 const USAGE: u8 = 64;
 const CONFIG: u8 = 78;
@@ -41,6 +48,10 @@ enum Command {
     Run(Source),
     /// Check the configuration and the secrets it refers to; print the settings that count, or every problem.
     Check(Source),
+    /// Ask a running proxy whether it is well: exit 0 or 1. For exec probes and `helm test`.
+    Healthcheck(healthcheck::Options),
+    /// Wait until a running proxy is ready.
+    Wait(wait::Options),
     /// Log a person in once, in a browser; the refresh token goes into the store. For the grant refresh_token.
     Login(login::Options),
     /// Revoke what `login` brought, and forget it.
@@ -72,11 +83,15 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let done = match args.command {
-        Command::Run(source) => match source.load() {
-            Ok(config) => start(config),
-            Err(problems) => return refuse(&problems),
-        },
+        Command::Run(source) => {
+            return match source.load() {
+                Ok(config) => start(config),
+                Err(problems) => refuse(&problems),
+            };
+        }
         Command::Check(source) => return check::check(source.load(), &Vars::of_process()),
+        Command::Healthcheck(options) => return healthcheck::healthcheck(&options),
+        Command::Wait(options) => return wait::wait(&options),
         Command::Login(options) => return login::login(&options),
         Command::Logout(options) => return logout::logout(&options),
         #[cfg(feature = "demo")]
@@ -92,13 +107,17 @@ pub fn main() -> ExitCode {
     })
 }
 
-fn start(config: Config) -> anyhow::Result<ExitCode> {
-    crate::log::init(&config.log)?;
+fn start(config: Config) -> ExitCode {
+    let log = config.log.clone();
+    if let Err(error) = crate::log::init(&log) {
+        complain(&error.to_string());
+        return ExitCode::FAILURE;
+    }
     crate::log::log_effective(&config);
     for warning in config.warnings(Clock::system().now()) {
         tracing::warn!("{warning}");
     }
-    run::run(config)
+    run::run(config).unwrap_or_else(|error| last_words::failed(&error, &log))
 }
 
 /// Help and version are asked for and go to stdout; anything else is a mistake.
@@ -109,11 +128,6 @@ fn usage(error: &clap::Error) -> ExitCode {
         true => ExitCode::from(USAGE),
         false => ExitCode::SUCCESS,
     }
-}
-
-fn refuse(problems: &Problems) -> ExitCode {
-    complain(&problems.to_string());
-    ExitCode::from(CONFIG)
 }
 
 /// To stdout; `println!` would panic when nobody reads.

@@ -17,9 +17,9 @@
 //! | [`local_login`] | what SDKs are told that insist on logging in |
 //! | [`server`] | how connections are accepted, limited and ended |
 //! | [`cache`] | which answers are kept and given again |
-//! | [`admin`] | probes, metrics and the cache's purge |
+//! | [`admin`] | probes, metrics, the cache's purge, `/quit` |
 //! | [`tls`] | whom we trust, and with which certificate a listener speaks https |
-//! | [`ready`] [`metrics`] [`shutdown`] [`clock`] [`log`] `disk` `http_date` | one small thing each |
+//! | [`ready`] [`metrics`] [`shutdown`] [`threads`] [`clock`] [`log`] `disk` `http_date` | one small thing each |
 //! | `demo` | the practice org: a Salesforce to try and test against |
 //!
 //! Arrows go one way: `proxy` asks `token` for a token and reports a refusal; `token` knows nothing of HTTP servers;
@@ -47,5 +47,6 @@ pub mod ready;
 pub mod server;
 pub mod shutdown;
 pub mod store;
+pub mod threads;
 pub mod tls;
 pub mod token;

@@ -63,6 +63,12 @@ where
     Ok(tracing_subscriber::registry().with(lines.with_filter(levels)))
 }
 
+/// Whether errors of `target` are shown.
+pub fn shows_errors(settings: &config::Log, target: &str) -> bool {
+    let levels: Result<Targets, _> = settings.level.parse();
+    levels.is_ok_and(|levels| levels.would_enable(target, &tracing::Level::ERROR))
+}
+
 /// Logs the settings as they count, secrets as their references.
 pub fn log_effective(config: &Config) {
     tracing::info!(

@@ -1,9 +1,9 @@
 //! Started, ready: two questions, answered from what is known, never by asking the org.
 //!
 //! **Started** (`/startupz`): every org has had its first token. A *permanent* refusal holds it back for good, so that a
-//! bad roll-out stops before it replaces good pods; a *passing* fault only for `admin.startup_patience`, so that an outage
-//! of the login host does not block restarts. Once passed it stays passed.
-//! **Ready** (`/readyz`): started and not draining. It does not go back because an org is in trouble: that must not take
+//! bad roll-out stops before it replaces good pods (unless `admin.startup_holds_on_refusal` is off); a *passing* fault only
+//! for `admin.startup_patience`, so that an outage of the login host does not block restarts. Once passed it stays passed.
+//! **Ready** (`/readyz`): started and not told to end. It does not go back because an org is in trouble: that must not take
 //! the app out of its Service.
 //!
 //! Source: `kubernetes.md` §2, §4.
@@ -19,7 +19,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::token::{Snapshot, StateWord, Tokens};
+use crate::{
+    config::Admin,
+    token::{Snapshot, StateWord, Tokens},
+};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -30,6 +33,7 @@ struct Inner {
     /// Shown, and nothing waits for them.
     beside: Vec<Tokens>,
     patience: Duration,
+    holds_on_refusal: bool,
     since: Instant,
     started: AtomicBool,
     draining: AtomicBool,
@@ -44,11 +48,12 @@ pub struct Report {
 
 impl Health {
     /// `beside`: the orgs' second stages. An app whose Data Cloud is refused still has its org.
-    pub fn new(orgs: Vec<Tokens>, beside: Vec<Tokens>, patience: Duration) -> Self {
+    pub fn new(orgs: Vec<Tokens>, beside: Vec<Tokens>, settings: &Admin) -> Self {
         Self(Arc::new(Inner {
             orgs,
             beside,
-            patience,
+            patience: settings.startup_patience,
+            holds_on_refusal: settings.startup_holds_on_refusal,
             since: Instant::now(),
             started: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -70,7 +75,9 @@ impl Health {
         };
         let (mut states, beside) = (states(&inner.orgs), states(&inner.beside));
         let good = inner.started.load(Ordering::Relaxed)
-            || states.iter().all(|(_, snapshot)| lets_start(snapshot.state, waited));
+            || states
+                .iter()
+                .all(|(_, snapshot)| lets_start(snapshot.state, waited, inner.holds_on_refusal));
         if good {
             inner.started.store(true, Ordering::Relaxed);
         }
@@ -91,11 +98,12 @@ impl Health {
     }
 }
 
-/// Whether an org in this state lets the program count as started; `waited`: the patience is over.
-fn lets_start(state: StateWord, waited: bool) -> bool {
+/// Whether an org in this state lets the program count as started; `waited`: the patience is over; `holds`: a refusal is
+/// not waited out.
+fn lets_start(state: StateWord, waited: bool, holds: bool) -> bool {
     match state {
         StateWord::Live | StateWord::LiveRenewalFailing => true,
-        StateWord::Refused => false,
+        StateWord::Refused => waited && !holds,
         StateWord::Starting | StateWord::Renewing | StateWord::Failing => waited,
     }
 }
@@ -128,8 +136,15 @@ mod tests {
             (LiveRenewalFailing, true, true),
         ];
         for (state, at_once, after_patience) in table {
-            assert_eq!(lets_start(state, false), at_once, "{state:?}");
-            assert_eq!(lets_start(state, true), after_patience, "{state:?}");
+            assert_eq!(lets_start(state, false, true), at_once, "{state:?}");
+            assert_eq!(lets_start(state, true, true), after_patience, "{state:?}");
+            // A refusal counts like a passing fault; nothing else changes.
+            assert_eq!(lets_start(state, false, false), at_once, "{state:?}");
+            assert_eq!(
+                lets_start(state, true, false),
+                after_patience || state == Refused,
+                "{state:?}"
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! How connections are accepted, limited and ended; the proxy's listeners and the admin port alike.
 //!
 //! Owns: a tracked task per connection, each with a permit. Invariants: at most `max_connections` at one time (more wait
-//! in the kernel's queue); on drain nothing new is accepted, idle connections close at once, and calls in flight finish;
-//! on force everything is dropped.
+//! in the kernel's queue); while leaving, each HTTP/1.1 answer is its connection's last; on drain nothing new is accepted,
+//! idle connections close at once, and calls in flight finish; on force everything is dropped.
 //! Fails with: an accept error that is no single connection's fault. HTTP/1.1, and HTTP/2 by prior knowledge; over TLS
 //! (`server/https.rs`) HTTP/2 by ALPN.
 
@@ -22,7 +22,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use http_body::Body;
 use hyper::{
     body::Incoming,
@@ -287,10 +287,21 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
+    let leave = stop.leave.clone();
     let service = service_fn(move |request| {
+        let leaving = leave.is_cancelled();
         // Boxed here, an idle connection holds no room for a call, and hyper moves a pointer.
         let answer = Box::pin(handler(request));
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let mut response = answer.await;
+            if leaving {
+                // The caller goes elsewhere before the drain closes idle connections, perhaps under its next call. HTTP/2
+                // needs no such warning: its goodbye, sent by the drain, loses no call.
+                let last = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, last);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     drive(builders.h1.serve_connection(TokioIo::new(io), service), stop)
 }

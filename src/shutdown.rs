@@ -1,9 +1,10 @@
 //! From a signal to the end of everything.
 //!
-//! First SIGTERM or SIGINT: drain (stop accepting, finish what is in flight, exit 0). Second: exit at once.
+//! First SIGTERM or SIGINT: leave (say so on `/readyz`, and take calls for `shutdown.delay`), then drain (stop accepting,
+//! finish what is in flight, exit 0). Second: exit at once.
 //!
-//! Owns: the two stages, as cancellation tokens that every task listens to.
-//! Invariants: `force` never comes before `drain`.
+//! Owns: the three stages, as cancellation tokens that every task listens to.
+//! Invariants: no stage comes before the one above it.
 
 use std::io;
 
@@ -12,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 /// What a task is told when the program ends. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
+    /// The end is near; go on, and let callers know.
+    pub leave: CancellationToken,
     /// Take nothing new; finish what is in flight.
     pub drain: CancellationToken,
     /// Drop everything.
@@ -23,12 +26,17 @@ impl Stop {
         Self::default()
     }
 
+    pub fn leave_now(&self) {
+        self.leave.cancel();
+    }
+
     pub fn drain_now(&self) {
+        self.leave_now();
         self.drain.cancel();
     }
 
     pub fn force_now(&self) {
-        self.drain.cancel();
+        self.drain_now();
         self.force.cancel();
     }
 }

@@ -20,7 +20,7 @@ pub mod listener;
 pub enum TlsError {
     #[error("cannot read the certificates in {path} (setting upstream.ca_file): {reason}")]
     CaFile { path: String, reason: String },
-    #[error("cannot set up TLS")]
+    #[error("cannot set up TLS; if this machine has no certificate authorities, set upstream.ca_file")]
     Rustls(#[from] rustls::Error),
 }
 

@@ -188,7 +188,7 @@ mod tests {
     fn told(content: &[u8]) -> Result<(), String> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(content).unwrap();
-        private_key(&SecretRef::File(file.path().into()))
+        private_key(&SecretRef::file(file.path().into()))
             .map_err(|text| text.replace(&file.path().display().to_string(), "KEY"))
     }
 
@@ -197,7 +197,7 @@ mod tests {
         let key = |text: &str| {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(text.as_bytes()).unwrap();
-            store_key(&SecretRef::File(file.path().into()))
+            store_key(&SecretRef::file(file.path().into()))
         };
         for good in [
             "/+8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n",

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::timeout;
 
 use self::{listener::Listening, page::Page, place::Place};
-use super::{CONFIG, Source, USAGE, complain, refuse, run, say};
+use super::{Source, USAGE, complain, refuse, run, say};
 use crate::{
     config::{Config, Problems, Vars},
     log,
@@ -105,16 +105,13 @@ fn start(config: &Config) -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 impl Ended {
-    fn told(self, command: &str) -> ExitCode {
+    pub(super) fn told(self, command: &str) -> ExitCode {
         match self {
             Self::Usage(text) => {
                 complain(&format!("{command}: {text}"));
                 ExitCode::from(USAGE)
             }
-            Self::Config(problems) => {
-                complain(&problems.to_string());
-                ExitCode::from(CONFIG)
-            }
+            Self::Config(problems) => refuse(&problems),
             Self::Failed(text) => {
                 complain(&format!("{command} failed: {text}"));
                 ExitCode::FAILURE

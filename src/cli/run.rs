@@ -1,21 +1,21 @@
 //! `run`: serve until told to stop.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::runtime::Runtime;
 
 use crate::{
     app::{App, Bound},
-    config::{Config, Threads},
+    config::Config,
     shutdown::{Signals, Stop},
+    threads,
 };
 
 pub(super) fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let runtime = runtime(match config.threads {
-        Threads::Auto => 1,
-        Threads::Fixed(threads) => threads,
-    })?;
+    let choice = threads::choose(config.threads, Path::new("/"));
+    tracing::info!(threads = choice.threads, why = choice.why, "worker threads");
+    let runtime = runtime(choice.threads)?;
     let code = runtime.block_on(async {
         // Before the sockets: from the first moment a signal means a clean end.
         let signals = Signals::install().context("cannot install signal handlers")?;
@@ -28,8 +28,9 @@ pub(super) fn run(config: Config) -> anyhow::Result<ExitCode> {
         );
         serve(bound, signals, Stop::new()).await
     });
-    // A name look-up that hangs in its thread must not hold the end up.
-    runtime.shutdown_background();
+    // What tasks on other threads log when they are dropped comes before the last words. A name look-up that hangs in its
+    // thread must not hold the end up.
+    runtime.shutdown_timeout(LAST_TASKS);
     code
 }
 
@@ -42,26 +43,29 @@ pub(super) fn runtime(threads: usize) -> anyhow::Result<Runtime> {
     if threads > 1 {
         builder.worker_threads(threads);
     }
-    builder.enable_all().build().context("cannot start the runtime")
+    builder
+        .enable_all()
+        .build()
+        .with_context(|| format!("cannot start the runtime (threads: {threads})"))
 }
 
-/// Runs until a signal or `stop`, then drains; a second signal ends the process at once.
+/// Runs until a signal or `stop`, then ends in order; a second signal ends the process at once.
 pub(super) async fn serve(bound: Bound, mut signals: Signals, stop: Stop) -> anyhow::Result<ExitCode> {
     let mut running = std::pin::pin!(bound.run(stop.clone()));
     // Dropped half-way, waiting for a signal loses none: the handler keeps it.
     tokio::select! {
         ended = &mut running => return finished(ended),
         signal = signals.next() => {
-            tracing::info!(signal, "draining; a second signal ends at once");
-            stop.drain_now();
+            tracing::info!(signal, "told to end; a second signal ends at once");
+            stop.leave_now();
         }
     }
     tokio::select! {
         ended = running => finished(ended),
-        signal = signals.next() => {
-            tracing::warn!(signal, "ending at once");
-            Ok(ExitCode::FAILURE)
-        }
+        signal = signals.next() => bail!(
+            "ended at once by a second signal, {signal}; what was in flight is lost. \
+             If the end takes too long, lower shutdown.delay or shutdown.drain"
+        ),
     }
 }
 
@@ -75,3 +79,5 @@ fn addresses(addresses: &[std::net::SocketAddr]) -> String {
     let words: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     words.join(" ")
 }
+
+const LAST_TASKS: Duration = Duration::from_millis(100);

@@ -57,7 +57,7 @@ pub fn settings_for(login_url: &str, secret_file: PathBuf) -> Config {
                 },
                 grant: Grant::ClientCredentials(ClientCredentials {
                     client_id: "3MVG9practice".into(),
-                    client_secret: SecretRef::File(secret_file),
+                    client_secret: SecretRef::file(secret_file),
                     send_secret: SendSecret::Basic,
                 }),
                 instance_url: None,

@@ -10,9 +10,17 @@ from world import output
 PROXY, APP = "sf-token-proxy", "app"
 
 
+def leaving(pod):
+    """With nothing in flight the sidecar leaves at once."""
+    took = pod[PROXY].now.finished_at - pod[PROXY].term_at
+    check(took < 1, f"nothing was in flight, and the sidecar took {took:.2f} s to leave")
+
+
 @case
 def the_very_first_call_of_a_deployments_app_works_and_so_do_all_calls_after_its_own_sigterm(w):
-    pod = w.pod().start().wait_ready()
+    # The login is slow and calls are impatient: without the startup probe the first would come too early.
+    w.org.control("latency", api_ms=0, token_ms=2000)
+    pod = w.pod(sfTokenProxy={"config": {"orgs": {"main": {"token": {"refresh_wait": "200ms"}}}}}).start().wait_ready()
     w.eventually("the app calls", lambda: output(pod[APP]).get("progress", {}).get("calls", 0) > 20)
     took = pod.delete()
     summary = all_well(output(pod[APP]))
@@ -20,7 +28,7 @@ def the_very_first_call_of_a_deployments_app_works_and_so_do_all_calls_after_its
     proxy, app = pod[PROXY].now, pod[APP].now
     check((proxy.exit_code, app.exit_code) == (0, 0), f"exit codes {proxy.exit_code} {app.exit_code}")
     check(pod[PROXY].term_at >= app.finished_at, "the sidecar was stopped before the app was gone")
-    check(proxy.finished_at - pod[PROXY].term_at < 1, f"nothing was in flight, and the sidecar took {proxy.finished_at - pod[PROXY].term_at:.2f} s to leave")
+    leaving(pod)
     check(took < pod.grace / 2, f"the end took {took:.1f} s of {pod.grace} s")
     check(pod[PROXY].restarts == pod[APP].restarts == 0, "something was restarted")
 
@@ -44,12 +52,13 @@ def a_call_in_flight_is_finished_when_the_sidecar_is_stopped(w):
 
 @case
 def a_job_ends_by_itself_with_the_sidecar(w):
-    pod = w.pod("Job").start()
+    w.org.control("latency", api_ms=0, token_ms=2000)
+    pod = w.pod("Job", sfTokenProxy={"config": {"orgs": {"main": {"token": {"refresh_wait": "200ms"}}}}}).start()
     pod.wait_over(120)
     summary = all_well(output(pod[APP]))
     check(summary["calls"] == 21, summary)
     check(pod.phase() == "Succeeded" and pod[PROXY].now.exit_code == 0, f"{pod.phase()}, sidecar {pod[PROXY].now.exit_code}")
-    check(pod[PROXY].now.finished_at - pod[APP].now.finished_at < 3, "the sidecar stayed long after the app")
+    leaving(pod)
 
 
 @case
@@ -64,9 +73,10 @@ def a_sidecar_that_is_killed_is_started_again_and_calls_recover_without_a_storm_
     pod = w.pod().start().wait_ready()
     w.eventually("the app calls", lambda: output(pod[APP]).get("progress", {}).get("calls", 0) > 20)
     before = w.org.stats()["token_requests"]
+    killed = time.monotonic()
     pod[PROXY].kill()
     pod.wait("the sidecar has started again", lambda: pod[PROXY].restarts == 1 and pod[PROXY].started.is_set(), 90)
-    outage = output(pod[APP])["progress"]["failed"]
+    away = time.monotonic() - killed
     begun = output(pod[APP])["progress"]["calls"]
     w.eventually("calls go on", lambda: output(pod[APP])["progress"]["calls"] > begun + 100)
     pod.delete()
@@ -75,11 +85,11 @@ def a_sidecar_that_is_killed_is_started_again_and_calls_recover_without_a_storm_
     check(summary["failed"] > 0, "nothing failed: was the sidecar killed at all?")
     check(pod[APP].restarts == 0, "the app was restarted")
     since = summary["last_failure_ms"] - summary["failures"][0]["at_ms"]
-    check(since < 5_000, f"calls failed for {since} ms")
+    check(since < away * 1000 + 2_000, f"calls failed for {since} ms, though the sidecar was back after {away:.1f} s")
     check(summary["after_term_failed"] == 0, f"calls fail still at the end: {summary}")
     logins = w.org.stats()["token_requests"] - before
     check(1 <= logins <= 2, f"{logins} logins after one restart")
-    print(f"     killed: {summary['failed']} calls of {summary['calls']} failed within {since} ms ({outage} before the restart was seen), {logins} login")
+    print(f"     killed: {summary['failed']} calls of {summary['calls']} failed within {since} ms, the sidecar was back after {away * 1000:.0f} ms, {logins} login")
 
 
 @case

@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-ALL := tools fmt deny workflows lint doc test-rust browser bench-smoke charts alerts image clients fuzz-smoke
+ALL := tools fmt deny workflows lint doc test-rust browser bench-smoke charts alerts image pods clients fuzz-smoke
 
 .PHONY: test $(ALL) fuzz-nightly deny-advisories sbom
 
@@ -97,6 +97,13 @@ alerts:
 	$(TARGET)/alerts/venv/bin/python tests/alerts/check.py
 	cargo test --locked --test it --no-run
 	$(TARGET)/alerts/venv/bin/python tests/alerts/live.py --bin $(TARGET)/debug/sf-token-proxy --out $(TARGET)/alerts/run
+# The rendered charts as real pods, by podman under a stand-in for the kubelet. Needs root.
+pods:
+	tests/image/build.sh > /dev/null
+	cargo build --locked --example pod_app
+	tests/charts/setup.sh
+	tests/pods/images.sh
+	PYTHONDONTWRITEBYTECODE=1 $(TARGET)/charts/venv/bin/python tests/pods/run.py
 
 # Each fuzz target from its seeds, a fixed number of runs; and clippy for them, with what that has built.
 fuzz-smoke:

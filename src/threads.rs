@@ -331,6 +331,7 @@ mod tests {
                 &[
                     ("proc/self/cgroup", "0::/../../other\n"),
                     ("sys/fs/cgroup/cpu.max", "200000 100000\n"),
+                    ("sys/other/cpu.max", "100000 100000\n"),
                 ],
                 2,
             ),

@@ -8,7 +8,12 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::{io::AsyncReadExt as _, net::TcpListener, time::Instant};
+use sf_token_proxy::config::Config;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    time::Instant,
+};
 
 use crate::support::{RawOrg, Running, Script, call, client::ask, connect, eventually};
 
@@ -104,7 +109,8 @@ async fn only_a_caller_on_this_machine_quits_and_twice_is_no_harm() {
     assert_eq!(says(&app, "/readyz", "live").await.0, 200, "it goes on");
 
     let mut slow = connect(app.proxy).await;
-    let hanging = tokio::spawn(async move { ask(&mut slow, GET).await });
+    let hangs = format!("{GET}\r\nHost: localhost\r\n\r\n");
+    slow.write_all(hangs.as_bytes()).await.unwrap();
     eventually("the call is in", || org.seen().len(), |n| *n == 1).await;
     for _ in 0..2 {
         let reply = call(app.admin, "POST /quit HTTP/1.1", b"").await;
@@ -117,7 +123,6 @@ async fn only_a_caller_on_this_machine_quits_and_twice_is_no_harm() {
         assert!(Instant::now() < deadline, "it drains at once");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    hanging.abort();
     app.stop.force_now();
     app.stop().await;
 }
@@ -129,16 +134,34 @@ async fn a_refusal_holds_the_start_back_unless_it_must_not() {
         "400 Bad Request",
         r#"{"error":"invalid_client_id","error_description":"client identifier invalid"}"#,
     )));
-    for (holds, status) in [(true, 503), (false, 200)] {
-        let app = Running::start(&org.url(), |config| {
-            config.admin.startup_patience = Duration::ZERO;
+    let url = org.url();
+    let start = async |holds| {
+        let adapt = move |config: &mut Config| {
+            config.admin.startup_patience = Duration::from_secs(3);
             config.admin.startup_holds_on_refusal = holds;
-        })
-        .await;
-        assert_eq!(says(&app, "/startupz", "refused").await.0, status, "holds: {holds}");
-        assert_eq!(says(&app, "/readyz", "refused").await.0, status, "holds: {holds}");
-        app.stop().await;
+        };
+        Running::start(&url, adapt).await
+    };
+    let (strict, lax) = (start(true).await, start(false).await);
+    for app in [&strict, &lax] {
+        assert_eq!(
+            says(app, "/startupz", "refused").await.0,
+            503,
+            "it is waited out, not passed over"
+        );
     }
+    let deadline = Instant::now() + SOON;
+    while call(lax.admin, "GET /startupz HTTP/1.1", b"").await.status != 200 {
+        assert!(Instant::now() < deadline, "the patience is over");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(says(&lax, "/readyz", "refused").await.0, 200);
+    // Its patience began before.
+    for path in ["/startupz", "/readyz"] {
+        assert_eq!(says(&strict, path, "refused").await.0, 503, "{path}");
+    }
+    strict.stop().await;
+    lax.stop().await;
 }
 
 // Commands that ask
@@ -395,8 +418,8 @@ async fn what_ends_the_start_is_the_last_line_and_names_the_setting() {
 #[tokio::test]
 async fn many_problems_are_counted_in_the_last_line() {
     let mut config = config();
-    for n in 0..100 {
-        config[format!("key{n}")] = json!(1);
+    for (first, second) in (b'a'..=b'j').flat_map(|first| (b'a'..=b'j').map(move |second| (first, second))) {
+        config[format!("odd_{}{}", char::from(first), char::from(second))] = json!(1);
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.json");

@@ -1,4 +1,4 @@
-//! Probes and metrics, on a port of their own, so that no path of the org's is reserved; and the few changes that callers on this machine may make.
+//! Probes, status and metrics, on a port of their own, so that no path of the org's is reserved; the purge of the caches; the end.
 //!
 //! `/startupz` and `/readyz` answer from [`crate::ready`]; `/livez` says that the process turns over, never anything of the
 //! org; `/metrics` is Prometheus' text format; `/status` is JSON for people and scripts. These take GET and HEAD only, change nothing and show no secret.
@@ -123,7 +123,7 @@ impl Admin {
     }
 
     fn purge(&self, call: &Parts, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
-        if let Err(refused) = may_post(call, peer) {
+        if let Some(refused) = refused(call, peer) {
             return refused;
         }
         let asked: Vec<_> = url::form_urlencoded::parse(call.uri.query().unwrap_or_default().as_bytes()).collect();
@@ -199,7 +199,7 @@ impl Admin {
         if !self.shown().quit_endpoint {
             return problem(StatusCode::NOT_FOUND, "off: `admin.quit_endpoint` is not true");
         }
-        if let Err(refused) = may_post(call, peer) {
+        if let Some(refused) = refused(call, peer) {
             return refused;
         }
         if !self.quit.is_cancelled() {
@@ -210,21 +210,19 @@ impl Admin {
     }
 }
 
-/// Whether this is a POST that may change something; else what to answer.
-#[expect(
-    clippy::result_large_err,
-    reason = "it is the answer, and not passed through many hands"
-)]
-fn may_post(call: &Parts, peer: Option<SocketAddr>) -> Result<(), Response<Full<Bytes>>> {
-    may_change(call, peer).map_err(|refused| problem(StatusCode::FORBIDDEN, refused))?;
+/// What to answer to a call that is no POST, or may change nothing.
+fn refused(call: &Parts, peer: Option<SocketAddr>) -> Option<Response<Full<Bytes>>> {
+    if let Err(refused) = may_change(call, peer) {
+        return Some(problem(StatusCode::FORBIDDEN, refused));
+    }
     if call.method == Method::POST {
-        return Ok(());
+        return None;
     }
     let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "POST only");
     response
         .headers_mut()
         .insert(header::ALLOW, HeaderValue::from_static("POST"));
-    Err(response)
+    Some(response)
 }
 
 /// Whether this call may change something: it comes from this machine, for this machine, and from no web page.

@@ -155,7 +155,7 @@ async fn listener_tls(
     };
     Ok(opened.map(|opened| {
         opened.tell();
-        Tls::new(opened.config, metrics.tls_handshake_failures.clone())
+        Tls::new(opened.config, opened.ends, metrics.tls_handshake_failures.clone())
     }))
 }
 

@@ -177,6 +177,24 @@ mod tests {
     }
 
     #[test]
+    fn whether_errors_are_shown_goes_by_target() {
+        for (level, shown) in [
+            ("info", true),
+            ("off", false),
+            ("off,a=error", true),
+            ("info,a=off", false),
+            ("info,b=off", true),
+        ] {
+            let settings = config::Log {
+                format: LogFormat::Json,
+                level: level.into(),
+                requests: false,
+            };
+            assert_eq!(shows_errors(&settings, "a::b"), shown, "{level}");
+        }
+    }
+
+    #[test]
     fn the_effective_configuration_shows_references_and_no_password() {
         let vars = config::Vars::from([
             ("SFPROXY_LOGIN_URL", "https://acme.my.salesforce.com"),

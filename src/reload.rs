@@ -504,7 +504,7 @@ fn prepare(
             true => match tls::listener::open(index, listener, clock.now()) {
                 Ok(tls) => Some(tls.map(|tls| {
                     tls.tell();
-                    Tls::new(tls.config, metrics.tls_handshake_failures.clone())
+                    Tls::new(tls.config, tls.ends, metrics.tls_handshake_failures.clone())
                 })),
                 Err(wrong) => {
                     problems.extend(wrong);

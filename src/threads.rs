@@ -272,8 +272,11 @@ mod tests {
         assert_eq!(allowed("Name:\tx\n"), None);
     }
 
+    /// Its path and its text.
+    type File = (&'static str, &'static str);
+
     /// A machine with these files and 8 CPUs.
-    fn chosen(files: &[(&str, &str)]) -> Choice {
+    fn chosen(files: &[File]) -> Choice {
         let root = tempfile::tempdir().unwrap();
         let status = [("proc/self/status", "Cpus_allowed_list:\t0-7\n")];
         for (name, text) in files.iter().chain(&status) {
@@ -286,10 +289,10 @@ mod tests {
 
     #[test]
     fn the_tightest_group_counts_wherever_it_is() {
-        const V2: (&str, &str) = ("proc/self/cgroup", "0::/\n");
-        const NESTED: (&str, &str) = ("proc/self/cgroup", "0::/pod/container\n");
-        const V1: (&str, &str) = ("proc/self/cgroup", "5:cpu,cpuacct:/docker/1\n");
-        let table: &[(&str, &[(&str, &str)], usize)] = &[
+        const V2: File = ("proc/self/cgroup", "0::/\n");
+        const NESTED: File = ("proc/self/cgroup", "0::/pod/container\n");
+        const V1: File = ("proc/self/cgroup", "5:cpu,cpuacct:/docker/1\n");
+        let table: &[(&str, &[File], usize)] = &[
             ("nothing to read", &[], 1),
             ("no limit", &[V2, ("sys/fs/cgroup/cpu.max", "max 100000\n")], 1),
             (
@@ -331,6 +334,7 @@ mod tests {
                 &[
                     ("proc/self/cgroup", "0::/../../other\n"),
                     ("sys/fs/cgroup/cpu.max", "200000 100000\n"),
+                    ("sys/other/cpu.max", "100000 100000\n"),
                 ],
                 2,
             ),

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     admin::{Admin, Shown, ShownListener},
+    clock::unix_seconds,
     config::{Config, Listener, OrgName},
     proxy::{Door, body, guard::Rules},
     ready::Health,
@@ -279,6 +280,16 @@ impl Site {
         let tokens = self.rooms.values().map(|room| room.tokens.clone()).collect();
         let beside = self.rooms.values().filter_map(Room::data_cloud_tokens).collect();
         self.health.watch(tokens, beside, &self.config.admin);
+        let expiry = &self.shared.metrics.certificate_expiry;
+        expiry.reset();
+        for front in &self.fronts {
+            let ends = front.tls.as_ref().and_then(|tls| tls.ends);
+            if let (Some(ends), Some(address)) = (ends, front.settings.addresses.first()) {
+                expiry
+                    .with_label_values(&[&address.to_string()])
+                    .set(unix_seconds(ends));
+            }
+        }
         let caches = self.rooms.iter().map(|(name, room)| (name.clone(), room.cache()));
         let listeners = self.fronts.iter().map(|front| ShownListener {
             addresses: front.addresses().collect(),

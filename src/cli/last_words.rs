@@ -63,10 +63,11 @@ pub(super) fn one_line(text: &str, most: usize) -> String {
 }
 
 fn cut(text: &str, most: usize) -> String {
-    match text.len() <= most {
-        true => text.to_owned(),
-        false => format!("{}…", &text[..text.floor_char_boundary(most)]),
+    if text.len() <= most {
+        return text.to_owned();
     }
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}…", &text[..end])
 }
 
 #[cfg(test)]

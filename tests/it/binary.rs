@@ -335,7 +335,7 @@ async fn a_port_in_use_is_said_and_ends_it() {
         .output()
         .unwrap();
     assert_eq!(ended.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&ended.stderr);
+    let told = String::from_utf8_lossy(&ended.stdout);
     assert!(
         told.contains(&address) && told.contains("listeners[].address"),
         "{told}"

@@ -575,6 +575,31 @@ fn the_page_of_https_is_true() {
     }
 }
 
+#[test]
+fn the_page_of_the_lifecycle_is_true() {
+    let page = text("docs/lifecycle.md");
+    let (_, rest) = page.split_once("```yaml\n").unwrap();
+    let yaml = rest.split("```").next().unwrap();
+    let config = from_yaml(yaml, "docs/lifecycle.md", &Vars::default()).unwrap();
+    assert!(config.admin.quit_endpoint);
+    let default = from_yaml(&yaml.replace("quit_endpoint: true", ""), "default", &Vars::default());
+    let default = default.unwrap();
+    assert!(!default.admin.quit_endpoint);
+    let shown = |span: Duration| format!("({} s)", span.as_secs());
+    assert!(page.contains(&format!("`shutdown.delay` {}", shown(default.shutdown.delay))));
+    assert!(page.contains(&format!("`shutdown.drain` {}", shown(default.shutdown.drain))));
+    let keys: BTreeSet<String> = keys().into_iter().map(|key| key.path).collect();
+    for word in page.split('`') {
+        let word = word.split(':').next().unwrap();
+        if ["admin.", "shutdown.", "log.", "upstream."]
+            .iter()
+            .any(|section| word.starts_with(section))
+        {
+            assert!(keys.contains(word), "{word} is no setting");
+        }
+    }
+}
+
 /// The keys of `grant` in the schema, without the one that other files show.
 fn shown_grants() -> Vec<String> {
     let schema: Value = serde_json::from_str(&text("config/schema.json")).unwrap();

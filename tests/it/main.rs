@@ -27,6 +27,7 @@ mod guard;
 mod hard_cases;
 #[cfg(feature = "demo")]
 mod http2;
+mod lifecycle;
 mod local_login;
 #[cfg(feature = "demo")]
 mod login;

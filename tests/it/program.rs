@@ -169,7 +169,7 @@ pub(crate) struct Program {
     child: Child,
     /// Of each listener, in the order of the configuration.
     pub(crate) listeners: Vec<SocketAddr>,
-    admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     output: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
@@ -292,6 +292,17 @@ impl Program {
             reader.join().unwrap();
         }
         self.printed()
+    }
+
+    /// Its exit code and what it printed; it must end within `limit`.
+    pub(crate) fn exit(&mut self, limit: Duration) -> (i32, String) {
+        let deadline = Instant::now() + limit;
+        while !self.has_ended() {
+            assert!(Instant::now() < deadline, "still running:\n{}", self.printed());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let code = self.child.wait().unwrap().code();
+        (code.expect("an exit code, not a signal"), self.ended())
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {

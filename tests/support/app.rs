@@ -22,7 +22,9 @@ pub struct Running {
     /// The first listener.
     pub proxy: SocketAddr,
     pub listeners: Vec<SocketAddr>,
+    /// The first of the admin port.
     pub admin: SocketAddr,
+    pub admins: Vec<SocketAddr>,
     pub stop: Stop,
     task: JoinHandle<Result<(), Exit>>,
     _secrets: tempfile::TempDir,
@@ -129,6 +131,7 @@ impl Running {
             proxy: bound.proxy[0],
             listeners: bound.proxy.clone(),
             admin: bound.admin[0],
+            admins: bound.admin.clone(),
             task: tokio::spawn(bound.run(stop.clone())),
             stop,
             _secrets: secrets,
@@ -147,6 +150,7 @@ impl Running {
             proxy: bound.proxy[0],
             listeners: bound.proxy.clone(),
             admin: bound.admin[0],
+            admins: bound.admin.clone(),
             task: tokio::spawn(bound.run(stop.clone())),
             stop,
             _secrets: folder,

@@ -273,7 +273,7 @@ async fn unknown_control_calls_get_the_list_and_bad_ones_the_reason() {
     let unknown = got(practice.client.get(format!("{control}/control/nothing"))).await;
     assert_eq!(
         (unknown.status, unknown.json()["calls"].as_array().unwrap().len()),
-        (404, 24)
+        (404, 26)
     );
     let wrong = got(practice
         .client

@@ -1046,17 +1046,17 @@ async fn an_introspection_that_says_nothing_of_the_token_condemns_it_no_longer_t
 async fn what_never_left_or_was_plainly_refused_is_presented_again_without_asking() {
     let mut this = Refreshed::new(|_| {}).await;
     this.has(this.room.descended("r1")).await;
+    // A secret that cannot be read.
+    fs::remove_file(this.room.path("secret")).unwrap();
+    assert_eq!(reason(this.tried().await), "secret_unreadable");
+    assert!(!this.grant().await.in_flight);
+    this.room.put("secret", "s");
     // Nobody listens.
     let address = format!("127.0.0.1:{}", this.host.url.port().unwrap());
     this.host.tasks.shutdown().await;
     assert_eq!(reason(this.tried().await), "unreachable");
     assert!(!this.grant().await.in_flight);
     this.host = Host::serve(TcpListener::bind(address).await.unwrap());
-    // A secret that cannot be read.
-    fs::remove_file(this.room.path("secret")).unwrap();
-    assert_eq!(reason(this.tried().await), "secret_unreadable");
-    assert!(!this.grant().await.in_flight);
-    this.room.put("secret", "s");
     for (error, text, word) in [
         ("invalid_grant", "login rate exceeded", "login_rate"),
         ("invalid_grant", "ip restricted", "ip_restricted"),

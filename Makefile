@@ -7,9 +7,9 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-ALL := tools fmt deny lint doc test-rust browser bench-smoke clients fuzz-smoke
+ALL := tools fmt deny workflows lint doc test-rust browser bench-smoke charts alerts image pods clients fuzz-smoke
 
-.PHONY: test $(ALL) fuzz-nightly
+.PHONY: test $(ALL) fuzz-nightly deny-advisories sbom
 
 # Everything, with the time that each part took.
 test:
@@ -32,10 +32,35 @@ fmt:
 deny:
 	cargo fetch --locked
 	cargo deny --locked --offline check licenses bans sources
+	cargo fetch --locked --manifest-path fuzz/Cargo.toml
+	cargo deny --manifest-path fuzz/Cargo.toml --locked --offline --config deny.toml check licenses bans sources
+
+# Known vulnerabilities: fetches the database. In CI every day.
+deny-advisories:
+	cargo deny --locked check advisories
+	cargo deny --manifest-path fuzz/Cargo.toml --locked --config deny.toml check advisories
+
+# The workflow files: their schema, what is unsafe in them, their form.
+workflows:
+	tests/lint/setup.sh
+	$(TARGET)/lint/venv/bin/yamllint --strict .github/workflows
+	$(TARGET)/lint/venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(TARGET)/lint/venv/bin/zizmor --offline --quiet .github/workflows
 
 lint:
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --no-default-features -- -D warnings
+
+# The images that tests use, and what the released one must be. The release build takes minutes, once.
+image:
+	tests/lint/setup.sh
+	$(TARGET)/lint/venv/bin/hadolint Dockerfile
+	tests/image/build.sh
+	tests/image/check.py
+
+# What the image's binary is made of, for the release: CycloneDX.
+sbom:
+	packaging/sbom.sh $(TARGET)/sbom
 
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
@@ -52,11 +77,33 @@ browser:
 bench-smoke:
 	cargo bench --locked --profile dev --bench '*' -- --test
 
+# Both Helms, kustomize, the schemas of Kubernetes; every rendered configuration is checked by the program. UPDATE=1 writes what is
+# made from the charts: the component's patches, the snippet of docs/kubernetes.md, the READMEs' tables.
+charts:
+	cargo test --locked --test it --no-run
+	tests/charts/setup.sh
+	PYTHONDONTWRITEBYTECODE=1 $(TARGET)/charts/venv/bin/python -m pytest --quiet -p no:cacheprovider tests/charts
+
 # Real clients against the practice org. `cargo build` would build the dependencies again: tests enable more of them.
 clients:
 	cargo test --locked --test it --no-run
 	tests/clients/setup.sh
 	$(TARGET)/clients/venv/bin/python tests/clients/run.py --bin $(TARGET)/debug/sf-token-proxy
+
+# Alert rules, runbooks and the dashboard: promtool, then a Prometheus that scrapes proxies while practice orgs misbehave. The build is that of
+# the Rust tests (see clients).
+alerts:
+	tests/alerts/setup.sh
+	$(TARGET)/alerts/venv/bin/python tests/alerts/check.py
+	cargo test --locked --test it --no-run
+	$(TARGET)/alerts/venv/bin/python tests/alerts/live.py --bin $(TARGET)/debug/sf-token-proxy --out $(TARGET)/alerts/run
+# The rendered charts as real pods, by podman under a stand-in for the kubelet. Needs root.
+pods:
+	tests/image/build.sh > /dev/null
+	cargo build --locked --example pod_app
+	tests/charts/setup.sh
+	tests/pods/images.sh
+	PYTHONDONTWRITEBYTECODE=1 $(TARGET)/charts/venv/bin/python tests/pods/run.py
 
 # Each fuzz target from its seeds, a fixed number of runs; and clippy for them, with what that has built.
 fuzz-smoke:

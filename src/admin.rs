@@ -1,12 +1,17 @@
-//! Probes and metrics, on a port of their own, so that no path of the org's is reserved; the purge of the caches; the end.
+//! Probes, status and metrics, on a port of their own, so that no path of the org's is reserved; the purge of the caches; the end.
 //!
 //! `/startupz` and `/readyz` answer from [`crate::ready`]; `/livez` says that the process turns over, never anything of the
-//! org; `/metrics` is Prometheus' text format. These take GET and HEAD only, change nothing and show no secret.
+//! org; `/metrics` is Prometheus' text format; `/status` is JSON for people and scripts. These take GET and HEAD only, change nothing and show no secret.
 //! `POST /cache/purge` forgets kept answers; `POST /quit`, where `admin.quit_endpoint` is on, ends the program. Only a caller
 //! on this machine may do either, and no web page: the port may be open to the network for its probes.
 //! Source: `kubernetes.md` §2, §6; design §8.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
@@ -20,9 +25,11 @@ use crate::{
     config::OrgName,
     proxy::guard::Rules,
     ready::{Health, Report},
+    reload::Reloads,
+    token::{Expiry, Snapshot},
 };
 
-const PATHS: &str = "/startupz /livez /readyz /metrics, and POST /cache/purge /quit";
+const PATHS: &str = "/startupz /livez /readyz /metrics /status, and POST /cache/purge /quit";
 const PURGE: &str = "/cache/purge";
 const QUIT: &str = "/quit";
 
@@ -31,13 +38,47 @@ const QUIT: &str = "/quit";
 pub struct Admin {
     pub registry: Registry,
     pub health: Health,
+    pub reloads: Reloads,
+    /// Cancelled, it ends the program.
+    pub quit: CancellationToken,
+    shown: Arc<RwLock<Arc<Shown>>>,
+}
+
+/// What the configuration of now has brought.
+#[derive(Default)]
+pub struct Shown {
     /// Every org, with its cache if it has one.
-    pub caches: Arc<BTreeMap<OrgName, Option<Arc<Cache>>>>,
-    /// Cancelled, it ends the program; `None`: the setting is off.
-    pub quit: Option<CancellationToken>,
+    pub caches: BTreeMap<OrgName, Option<Arc<Cache>>>,
+    pub quit_endpoint: bool,
+    pub listeners: Vec<ShownListener>,
+}
+
+pub struct ShownListener {
+    pub addresses: Vec<SocketAddr>,
+    pub org: OrgName,
+    pub tls: bool,
 }
 
 impl Admin {
+    pub fn new(registry: Registry, health: Health, reloads: Reloads) -> Self {
+        Self {
+            registry,
+            health,
+            reloads,
+            quit: CancellationToken::new(),
+            shown: Arc::default(),
+        }
+    }
+
+    /// From now on there is this.
+    pub fn show(&self, shown: Shown) {
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(shown);
+    }
+
+    fn shown(&self) -> Arc<Shown> {
+        Arc::clone(&self.shown.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// `peer`: who called, if that is known.
     pub fn answer<B>(&self, request: Request<B>, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
         let (call, _body) = request.into_parts();
@@ -59,12 +100,13 @@ impl Admin {
             "/startupz" => report(&self.health.startup()),
             "/readyz" => report(&self.health.ready()),
             "/metrics" => self.metrics(),
+            "/status" => said(StatusCode::OK, &self.status()),
             _ => text(StatusCode::NOT_FOUND, &format!("not here; there is {PATHS}\n")),
         }
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
-        for cache in self.caches.values().flatten() {
+        for cache in self.shown().caches.values().flatten() {
             cache.observe();
         }
         let mut page = Vec::new();
@@ -96,8 +138,9 @@ impl Admin {
             }
         };
         let chosen = |name: &OrgName| only.is_none_or(|only| name.as_str() == only);
+        let caches = &self.shown().caches;
         if let Some(only) = only {
-            let refused = match self.caches.iter().find(|(name, _)| chosen(name)) {
+            let refused = match caches.iter().find(|(name, _)| chosen(name)) {
                 None => "no org of this name is configured",
                 Some((_, None)) => "this org keeps no answers: `orgs.NAME.cache` is not set",
                 Some((_, Some(_))) => "",
@@ -107,8 +150,7 @@ impl Admin {
                 return problem(StatusCode::NOT_FOUND, refused);
             }
         }
-        let purged: BTreeMap<&str, u64> = self
-            .caches
+        let purged: BTreeMap<&str, u64> = caches
             .iter()
             .filter(|(name, _)| chosen(name))
             .filter_map(|(name, cache)| Some((name.as_str(), cache.as_ref()?.purge())))
@@ -120,17 +162,49 @@ impl Admin {
         )
     }
 
+    /// Everything that people ask first, and no secret.
+    fn status(&self) -> Value {
+        let shown = self.shown();
+        let orgs: serde_json::Map<String, Value> = self
+            .health
+            .tokens()
+            .iter()
+            .map(|tokens| (tokens.org().to_string(), of_token(&tokens.snapshot())))
+            .collect();
+        let listeners: Vec<Value> = shown
+            .listeners
+            .iter()
+            .map(|listener| {
+                json!({
+                    "addresses": listener.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                    "org": listener.org.as_str(),
+                    "tls": listener.tls,
+                })
+            })
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.health.age().as_secs(),
+            "started": self.health.startup().good,
+            "ready": self.health.ready().good,
+            "draining": self.health.is_draining(),
+            "orgs": orgs,
+            "listeners": listeners,
+            "configuration": self.reloads.status(),
+        })
+    }
+
     /// The answer goes out before the end: this port is the last to close.
     fn quit(&self, call: &Parts, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
-        let Some(quit) = &self.quit else {
+        if !self.shown().quit_endpoint {
             return problem(StatusCode::NOT_FOUND, "off: `admin.quit_endpoint` is not true");
-        };
+        }
         if let Some(refused) = refused(call, peer) {
             return refused;
         }
-        if !quit.is_cancelled() {
+        if !self.quit.is_cancelled() {
             tracing::info!("asked to end by POST /quit");
-            quit.cancel();
+            self.quit.cancel();
         }
         said(StatusCode::OK, &json!({"ending": true}))
     }
@@ -164,6 +238,36 @@ fn may_change(call: &Parts, peer: Option<SocketAddr>) -> Result<(), &'static str
     Rules::of_loopback()
         .check_caller(call)
         .map_err(|_| "refused: call by the name localhost or 127.0.0.1, and not from a web page")
+}
+
+fn of_token(snapshot: &Snapshot) -> Value {
+    let time = |at: SystemTime| humantime::format_rfc3339_seconds(at).to_string();
+    let (expires_at, expiry) = match snapshot.expiry {
+        Some(Expiry::Known(at)) => (Some(time(at)), Some("known")),
+        Some(Expiry::Assumed(at)) => (Some(time(at)), Some("assumed")),
+        None => (None, None),
+    };
+    let failure = snapshot.failure.as_ref().map(|failure| {
+        json!({
+            "reason": failure.reason,
+            "code": failure.code,
+            "description": failure.description,
+            "advice": failure.advice,
+        })
+    });
+    json!({
+        "state": snapshot.state.as_str(),
+        "generation": snapshot.generation.map(|generation| generation.0),
+        "minted_at": snapshot.minted_at.map(time),
+        "expires_at": expires_at,
+        "expiry": expiry,
+        "instance": snapshot.instance.as_ref().map(|instance| instance.url()),
+        "org_id": snapshot.identity.as_ref().map(|identity| &identity.org_id),
+        "user_id": snapshot.identity.as_ref().map(|identity| &identity.user_id),
+        "next_attempt_seconds": snapshot.next_attempt.map(|next| next.as_secs()),
+        "waiting_calls": snapshot.waiting,
+        "failure": failure,
+    })
 }
 
 fn report(report: &Report) -> Response<Full<Bytes>> {

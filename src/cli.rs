@@ -72,7 +72,11 @@ struct Source {
 
 impl Source {
     fn load(&self) -> Result<Config, Problems> {
-        config::load(self.config.as_deref(), &Vars::of_process())
+        self.as_config().load()
+    }
+
+    fn as_config(&self) -> config::Source {
+        config::Source::new(self.config.as_deref(), Vars::of_process())
     }
 }
 
@@ -84,7 +88,7 @@ pub fn main() -> ExitCode {
     };
     match args.command {
         Command::Run(source) => match source.load() {
-            Ok(config) => start(config),
+            Ok(config) => start(config, source.as_config()),
             Err(problems) => refuse(&problems),
         },
         Command::Check(source) => check::check(source.load(), &Vars::of_process()),
@@ -104,7 +108,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start(config: Config) -> ExitCode {
+fn start(config: Config, source: config::Source) -> ExitCode {
     let log = config.log.clone();
     if let Err(error) = crate::log::init(&log) {
         complain(&error.to_string());
@@ -114,7 +118,7 @@ fn start(config: Config) -> ExitCode {
     for warning in config.warnings(Clock::system().now()) {
         tracing::warn!("{warning}");
     }
-    run::run(config).unwrap_or_else(|error| last_words::failed(&error, &log))
+    run::run(config, source).unwrap_or_else(|error| last_words::failed(&error, &log))
 }
 
 /// Help and version are asked for and go to stdout; anything else is a mistake.

@@ -20,7 +20,8 @@ pub use self::{
     check::check,
     env::Vars,
     problem::{Problem, Problems},
-    secret::SecretRef,
+    references::Reference,
+    secret::{Check as SecretCheck, SecretRef},
 };
 
 pub mod check;
@@ -28,10 +29,37 @@ mod effective;
 pub mod env;
 pub mod file;
 pub mod problem;
+mod references;
 pub mod secret;
 mod shape;
 pub mod units;
 mod warnings;
+
+/// Where the configuration comes from, so that it can be loaded again.
+#[derive(Debug, Clone)]
+pub struct Source {
+    file: Option<PathBuf>,
+    vars: Vars,
+}
+
+impl Source {
+    /// The file given, else the one that `SFPROXY_CONFIG` names, else the environment.
+    pub fn new(file: Option<&Path>, vars: Vars) -> Self {
+        let file = file.or_else(|| vars.value(env::CONFIG).map(Path::new));
+        Self {
+            file: file.map(Path::to_owned),
+            vars,
+        }
+    }
+
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    pub fn load(&self) -> Result<Config, Problems> {
+        load(self.file(), &self.vars)
+    }
+}
 
 /// Loads and checks the configuration: the file given, else the one that `SFPROXY_CONFIG` names, else the environment.
 pub fn load(path: Option<&Path>, vars: &Vars) -> Result<Config, Problems> {

@@ -17,7 +17,8 @@
 //! | [`local_login`] | what SDKs are told that insist on logging in |
 //! | [`server`] | how connections are accepted, limited and ended |
 //! | [`cache`] | which answers are kept and given again |
-//! | [`admin`] | probes, metrics, the cache's purge, `/quit` |
+//! | [`reload`] | what becomes of changed files while the program runs |
+//! | [`admin`] | probes, status, metrics, the cache's purge, `/quit` |
 //! | [`tls`] | whom we trust, and with which certificate a listener speaks https |
 //! | [`ready`] [`metrics`] [`shutdown`] [`threads`] [`clock`] [`log`] `disk` `http_date` | one small thing each |
 //! | `demo` | the practice org: a Salesforce to try and test against |
@@ -44,6 +45,7 @@ pub mod log;
 pub mod metrics;
 pub mod proxy;
 pub mod ready;
+pub mod reload;
 pub mod server;
 pub mod shutdown;
 pub mod store;

@@ -5,7 +5,10 @@
 //! Invariants: set once, in `cli`; no secret is logged (the configuration holds references only).
 //! Source: `kubernetes.md` §6.
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _},
+    sync::OnceLock,
+};
 
 use tracing::Subscriber;
 use tracing_subscriber::{
@@ -13,6 +16,7 @@ use tracing_subscriber::{
     filter::Targets,
     fmt::{self, MakeWriter},
     layer::SubscriberExt as _,
+    reload,
     util::SubscriberInitExt as _,
 };
 
@@ -44,6 +48,9 @@ where
 {
     // `config::check` has seen it; a caller that has not is told.
     let levels: Targets = settings.level.parse().map_err(|_| LogError::Level)?;
+    let (levels, handle) = reload::Layer::new(levels);
+    // The first log is the process's; those that tests make beside it keep their levels.
+    drop(LEVELS.set(Box::new(move |levels| handle.reload(levels).is_ok())));
     let json = match settings.format {
         LogFormat::Auto => !terminal,
         LogFormat::Json => true,
@@ -68,6 +75,19 @@ pub fn shows_errors(settings: &config::Log, target: &str) -> bool {
     let levels: Result<Targets, _> = settings.level.parse();
     levels.is_ok_and(|levels| levels.would_enable(target, &tracing::Level::ERROR))
 }
+
+/// Sets `log.level` from now on; what [`init`] has set up follows.
+pub fn set_level(level: &str) {
+    let Ok(levels) = level.parse::<Targets>() else { return };
+    if let Some(set) = LEVELS.get()
+        && set(levels)
+    {
+        tracing::info!(level, "log level");
+    }
+}
+
+/// Sets the levels of the process's log.
+static LEVELS: OnceLock<Box<dyn Fn(Targets) -> bool + Send + Sync>> = OnceLock::new();
 
 /// Logs the settings as they count, secrets as their references.
 pub fn log_effective(config: &Config) {

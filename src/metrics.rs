@@ -5,9 +5,12 @@
 //! `requests_total` and `request_duration_seconds`, of which the common ones do.
 //! Units: seconds and bytes; instants are seconds since 1970; counters end in `_total`.
 
+use std::{cell::RefCell, sync::Arc};
+
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, core::Collector,
+    Registry,
+    core::{Collector, MetricVec, MetricVecBuilder},
 };
 
 use crate::{
@@ -17,6 +20,8 @@ use crate::{
     token::{REASONS, StateWord},
 };
 
+/// The values of `result` of what counts reloads.
+pub const RELOAD_RESULTS: [&str; 2] = ["ok", "failed"];
 /// What every family's name begins with.
 pub const PREFIX: &str = "sf_token_proxy";
 
@@ -48,9 +53,27 @@ pub struct Metrics {
     pub guard_refusals: IntCounterVec,
     pub user_tokens: IntGaugeVec,
     pub tls_handshake_failures: IntCounter,
+    pub reload: ReloadMetrics,
+    pub certificate_expiry: GaugeVec,
     token: TokenFamilies,
     store: StoreFamilies,
     cache: CacheFamilies,
+    /// Removes the series of an org, of each family that has any.
+    forget: Arc<Vec<Forget>>,
+}
+
+/// Takes what the label `org` says.
+type Forget = Box<dyn Fn(&str) + Send + Sync>;
+
+/// What is counted of changed files.
+#[derive(Clone)]
+pub struct ReloadMetrics {
+    pub reloads: IntCounterVec,
+    pub last_successful: IntGauge,
+    pub last_success: Gauge,
+    pub secrets: IntCounterVec,
+    pub secrets_last_successful: IntGaugeVec,
+    pub secrets_last_success: GaugeVec,
 }
 
 #[derive(Clone)]
@@ -83,8 +106,8 @@ struct CacheFamilies {
 
 impl Metrics {
     pub fn new() -> Self {
-        let r = Registry::new();
-        let metrics = Self {
+        let r = Families::default();
+        let mut metrics = Self {
             requests: counters(
                 &r,
                 "requests_total",
@@ -253,15 +276,62 @@ impl Metrics {
                     "Connections to listeners with TLS that ended in the handshake, or did not begin one in time.",
                 )),
             ),
-            registry: r,
+            reload: ReloadMetrics {
+                reloads: counters(
+                    &r,
+                    "config_reloads_total",
+                    "Times that a changed configuration was taken, or refused while the old one goes on.",
+                    &["result"],
+                ),
+                last_successful: register(
+                    &r,
+                    IntGauge::with_opts(opts(
+                        "config_last_reload_successful",
+                        "1 if the configuration in use is the one in the file, 0 if that one is no good.",
+                    )),
+                ),
+                last_success: register(
+                    &r,
+                    Gauge::with_opts(opts(
+                        "config_last_reload_success_timestamp_seconds",
+                        "When the configuration in use was taken.",
+                    )),
+                ),
+                secrets: counters(
+                    &r,
+                    "secret_reloads_total",
+                    "Times that a changed secret (a key, a client secret) was taken, or refused while the old one serves.",
+                    &["org", "result"],
+                ),
+                secrets_last_successful: gauges(
+                    &r,
+                    "secret_last_reload_successful",
+                    "1 if the secrets in use are those in the files, 0 if one of those is no good.",
+                    &["org"],
+                ),
+                secrets_last_success: float_gauges(
+                    &r,
+                    "secret_last_reload_success_timestamp_seconds",
+                    "When a changed secret was last taken; 0 if none was.",
+                    &["org"],
+                ),
+            },
+            certificate_expiry: float_gauges(
+                &r,
+                "listener_certificate_expiry_timestamp_seconds",
+                "When the certificate of a listener with TLS ends, by the first of its addresses.",
+                &["listener"],
+            ),
+            registry: r.registry.clone(),
+            forget: Arc::default(),
         };
-        let build = gauges(
-            &metrics.registry,
-            "build_info",
-            "1, labelled with the version.",
-            &["version"],
-        );
+        for result in RELOAD_RESULTS {
+            metrics.reload.reloads.with_label_values(&[result]);
+        }
+        metrics.reload.last_successful.set(1);
+        let build = gauges(&r, "build_info", "1, labelled with the version.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics.forget = Arc::new(r.forget.into_inner());
         #[cfg(target_os = "linux")]
         if let Err(e) = metrics
             .registry
@@ -270,6 +340,15 @@ impl Metrics {
             tracing::warn!(error = %e, "no process metrics");
         }
         metrics
+    }
+
+    /// These orgs have gone: their series go, too.
+    pub fn forget(&self, orgs: &[&str]) {
+        for forget in &*self.forget {
+            for org in orgs {
+                forget(org);
+            }
+        }
     }
 
     /// The piece of one identity's use of the store, every series at zero.
@@ -443,27 +522,70 @@ fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("{PREFIX}_{name}"), help)
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
+/// What is registered while the families are made.
+#[derive(Default)]
+struct Families {
+    registry: Registry,
+    forget: RefCell<Vec<Forget>>,
+}
+
+/// As [`register`]; a family by org is told when one goes.
+fn register_by_label<T>(families: &Families, vec: prometheus::Result<MetricVec<T>>, labels: &[&str]) -> MetricVec<T>
+where
+    T: MetricVecBuilder + 'static,
+{
+    let vec = register(families, vec);
+    let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+    if labels.iter().any(|label| label == "org") {
+        let family = vec.clone();
+        families
+            .forget
+            .borrow_mut()
+            .push(Box::new(move |org| forget(&family, &labels, org)));
+    }
+    vec
+}
+
+fn forget<T: MetricVecBuilder>(family: &MetricVec<T>, labels: &[String], org: &str) {
+    for series in family.collect().iter().flat_map(|family| family.get_metric()) {
+        let value = |label: &String| {
+            let pair = series.get_label().iter().find(|pair| pair.name() == label)?;
+            Some(pair.value())
+        };
+        let values: Option<Vec<&str>> = labels.iter().map(value).collect();
+        let of_it = series
+            .get_label()
+            .iter()
+            .any(|pair| pair.name() == "org" && pair.value() == org);
+        if let Some(values) = values.filter(|_| of_it) {
+            // It was there just now; that somebody else has removed it is as good.
+            drop(family.remove_label_values(&values));
+        }
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(families: &Families, collector: prometheus::Result<C>) -> C {
     let collector = collector.expect("metric names and labels must be valid");
-    registry
+    families
+        .registry
         .register(Box::new(collector.clone()))
         .expect("metric names must be unique");
     collector
 }
 
-fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    register(r, IntCounterVec::new(opts(name, help), labels))
+fn counters(r: &Families, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register_by_label(r, IntCounterVec::new(opts(name, help), labels), labels)
 }
 
-fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    register(r, IntGaugeVec::new(opts(name, help), labels))
+fn gauges(r: &Families, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register_by_label(r, IntGaugeVec::new(opts(name, help), labels), labels)
 }
 
-fn float_gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-    register(r, GaugeVec::new(opts(name, help), labels))
+fn float_gauges(r: &Families, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    register_by_label(r, GaugeVec::new(opts(name, help), labels), labels)
 }
 
-fn histograms(r: &Registry, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
+fn histograms(r: &Families, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
     let opts = HistogramOpts::new(format!("{PREFIX}_{name}"), help).buckets(buckets.to_vec());
-    register(r, HistogramVec::new(opts, labels))
+    register_by_label(r, HistogramVec::new(opts, labels), labels)
 }

@@ -11,7 +11,7 @@
 use std::{
     fmt::Write as _,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -29,14 +29,26 @@ use crate::{
 pub struct Health(Arc<Inner>);
 
 struct Inner {
+    watched: RwLock<Watched>,
+    since: Instant,
+    started: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// What is asked about.
+#[derive(Default)]
+struct Watched {
     orgs: Vec<Tokens>,
     /// Shown, and nothing waits for them.
     beside: Vec<Tokens>,
     patience: Duration,
     holds_on_refusal: bool,
-    since: Instant,
-    started: AtomicBool,
-    draining: AtomicBool,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// An answer, and a line an org that says why.
@@ -47,17 +59,44 @@ pub struct Report {
 }
 
 impl Health {
-    /// `beside`: the orgs' second stages. An app whose Data Cloud is refused still has its org.
-    pub fn new(orgs: Vec<Tokens>, beside: Vec<Tokens>, settings: &Admin) -> Self {
+    /// Of a program that begins now.
+    pub fn new() -> Self {
         Self(Arc::new(Inner {
-            orgs,
-            beside,
-            patience: settings.startup_patience,
-            holds_on_refusal: settings.startup_holds_on_refusal,
+            watched: RwLock::default(),
             since: Instant::now(),
             started: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }))
+    }
+
+    /// From now on about these. `beside`: the orgs' second stages; an app whose Data Cloud is refused still has its org.
+    pub fn watch(&self, orgs: Vec<Tokens>, beside: Vec<Tokens>, settings: &Admin) {
+        *self.0.watched.write().unwrap_or_else(PoisonError::into_inner) = Watched {
+            orgs,
+            beside,
+            patience: settings.startup_patience,
+            holds_on_refusal: settings.startup_holds_on_refusal,
+        };
+    }
+
+    /// Whether the program is told to end.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
+    /// How long the program runs.
+    pub fn age(&self) -> Duration {
+        self.0.since.elapsed()
+    }
+
+    /// Every org's tokens and those of second stages, as they are.
+    pub fn tokens(&self) -> Vec<Tokens> {
+        let watched = self.watched();
+        watched.orgs.iter().chain(&watched.beside).cloned().collect()
+    }
+
+    fn watched(&self) -> std::sync::RwLockReadGuard<'_, Watched> {
+        self.0.watched.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn draining(&self) {
@@ -65,19 +104,19 @@ impl Health {
     }
 
     pub fn startup(&self) -> Report {
-        let inner = &*self.0;
-        let waited = inner.since.elapsed() >= inner.patience;
+        let (inner, watched) = (&*self.0, self.watched());
+        let waited = inner.since.elapsed() >= watched.patience;
         let states = |tokens: &[Tokens]| -> Vec<(String, Snapshot)> {
             tokens
                 .iter()
                 .map(|tokens| (tokens.org().to_string(), tokens.snapshot()))
                 .collect()
         };
-        let (mut states, beside) = (states(&inner.orgs), states(&inner.beside));
+        let (mut states, beside) = (states(&watched.orgs), states(&watched.beside));
         let good = inner.started.load(Ordering::Relaxed)
             || states
                 .iter()
-                .all(|(_, snapshot)| lets_start(snapshot.state, waited, inner.holds_on_refusal));
+                .all(|(_, snapshot)| lets_start(snapshot.state, waited, watched.holds_on_refusal));
         if good {
             inner.started.store(true, Ordering::Relaxed);
         }

@@ -63,6 +63,11 @@ impl Limits {
             idle_timeout,
         }
     }
+
+    /// Whether they are one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.permits, &other.permits) && self.idle_timeout == other.idle_timeout
+    }
 }
 
 /// Windows for callers that speak HTTP/2: small enough that stalled streams cannot starve the others
@@ -82,17 +87,23 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 /// Binds every address, or says which one cannot be had. `localhost` became two addresses; on a machine without IPv6 the
 /// second is left out. Addresses with port 0 share the port that the first one gets.
-pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
-    let mut bound: Vec<TcpListener> = Vec::new();
-    for address in addresses {
-        let mut address = *address;
+pub fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    let bound = bind_each(addresses)?;
+    Ok(bound.into_iter().map(|(_, listener)| listener).collect())
+}
+
+/// As [`bind`], each with the address as it was asked for.
+pub fn bind_each(addresses: &[SocketAddr]) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
+    let mut bound: Vec<(SocketAddr, TcpListener)> = Vec::new();
+    for asked in addresses {
+        let mut address = *asked;
         if address.port() == 0
-            && let Some(first) = bound.first()
+            && let Some((_, first)) = bound.first()
         {
             address.set_port(first.local_addr()?.port());
         }
         match listen(address, both_families(address, &bound)) {
-            Ok(listener) => bound.push(listener),
+            Ok(listener) => bound.push((*asked, listener)),
             Err(e) if !bound.is_empty() && address.is_ipv6() && no_ipv6(&e) => {
                 tracing::info!(%address, "no IPv6 on this machine, not listening there");
             }
@@ -105,9 +116,9 @@ pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
 }
 
 /// `[::]` beside `0.0.0.0`: by itself it would take IPv4 as well, where the system does not say otherwise.
-fn both_families(address: SocketAddr, bound: &[TcpListener]) -> bool {
+fn both_families(address: SocketAddr, bound: &[(SocketAddr, TcpListener)]) -> bool {
     let same = |other: SocketAddr| other.port() == address.port() && other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let mut others = bound.iter().filter_map(|listener| listener.local_addr().ok());
+    let mut others = bound.iter().filter_map(|(_, listener)| listener.local_addr().ok());
     address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && others.any(same)
 }
 
@@ -130,7 +141,7 @@ fn no_ipv6(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
-/// Serves one listener until `stop`; returns when its last connection has ended.
+/// Serves one listener until `stop`; returns when its last connection has ended, also when it is retired.
 pub async fn serve<H, F, B>(listener: TcpListener, handler: H, limits: Limits, stop: Stop) -> io::Result<()>
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -178,6 +189,7 @@ where
         let accepted = tokio::select! {
             biased;
             () = stop.drain.cancelled() => break Ok(()),
+            () = stop.retire.cancelled() => break Ok(()),
             accepted = accept(&listener, &permits) => accepted,
         };
         let (stream, permit) = match accepted {

@@ -3,8 +3,8 @@
 //! First SIGTERM or SIGINT: leave (say so on `/readyz`, and take calls for `shutdown.delay`), then drain (stop accepting,
 //! finish what is in flight, exit 0). Second: exit at once.
 //!
-//! Owns: the three stages, as cancellation tokens that every task listens to.
-//! Invariants: no stage comes before the one above it.
+//! Owns: the three stages, as cancellation tokens that every task listens to; one listener's end is a child of the whole.
+//! Invariants: no stage comes before the one above it, but that a listener is retired without leaving.
 
 use std::io;
 
@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Stop {
     /// The end is near; go on, and let callers know.
     pub leave: CancellationToken,
+    /// Accept nobody new; whoever is connected goes on. By itself, of a listener whose successor has the same address.
+    pub retire: CancellationToken,
     /// Take nothing new; finish what is in flight.
     pub drain: CancellationToken,
     /// Drop everything.
@@ -26,11 +28,27 @@ impl Stop {
         Self::default()
     }
 
+    /// One that ends with this one, or before it.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self {
+            retire: self.retire.child_token(),
+            leave: self.leave.child_token(),
+            drain: self.drain.child_token(),
+            force: self.force.child_token(),
+        }
+    }
+
     pub fn leave_now(&self) {
         self.leave.cancel();
     }
 
+    pub fn retire_now(&self) {
+        self.retire.cancel();
+    }
+
     pub fn drain_now(&self) {
+        self.retire_now();
         self.leave_now();
         self.drain.cancel();
     }
@@ -79,5 +97,45 @@ impl Signals {
             }
             "Ctrl-C"
         }
+    }
+}
+
+/// SIGHUP: look at the configuration again.
+pub struct Hangups {
+    #[cfg(unix)]
+    signal: Option<tokio::signal::unix::Signal>,
+}
+
+impl Hangups {
+    /// From here on SIGHUP does not end the process.
+    pub fn install() -> io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(Self {
+                signal: Some(signal(SignalKind::hangup())?),
+            })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    /// Of a program in a program, which signals do not concern.
+    pub fn none() -> Self {
+        Self {
+            #[cfg(unix)]
+            signal: None,
+        }
+    }
+
+    /// The next one; never, where there are none. Cancel safe.
+    pub async fn next(&mut self) {
+        #[cfg(unix)]
+        if let Some(signal) = &mut self.signal
+            && signal.recv().await.is_some()
+        {
+            return;
+        }
+        std::future::pending().await
     }
 }

@@ -36,7 +36,7 @@ mod tokens;
 
 pub use self::{
     exchange::{Exchange, HttpExchange, Identity, Minted},
-    keeper::{CommonBudget, Keeper, Rules, keeper},
+    keeper::{Changes, CommonBudget, Keeper, Rules, keeper},
     refusal::{Class, REASONS, Refusal},
     tokens::{Snapshot, Tokens},
 };

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::{complain, refuse, say};
 use crate::{
     clock::Clock,
-    config::{ClientAuth, Config, Grant, Problems, SecretRef, Store, Vars},
+    config::{Config, Problems, Reference, SecretRef, Store, Vars},
     store::seal::SealingKey,
     tls,
     token::grant::check_key,
@@ -54,8 +54,8 @@ fn with_references(config: Config, vars: &Vars, now: SystemTime) -> Result<(Conf
         }
     };
     for (name, org) in &config.orgs {
-        for (key, what) in references(&org.grant) {
-            note(format!("orgs.{name}.grant.{key}"), what.check(vars));
+        for (key, reference) in org.grant.references() {
+            note(format!("orgs.{name}.grant.{key}"), checked(reference, vars));
         }
     }
     if let Store::File { key, previous_key, .. } = &config.store {
@@ -70,68 +70,11 @@ fn with_references(config: Config, vars: &Vars, now: SystemTime) -> Result<(Conf
     problems.or(Some((config, warnings)))
 }
 
-/// What a grant refers to.
-enum Reference<'a> {
-    Secret(&'a SecretRef),
-    PrivateKey(&'a SecretRef),
-    Program(&'a str),
-}
-
-impl Reference<'_> {
-    fn check(&self, vars: &Vars) -> Result<(), String> {
-        match self {
-            Self::Secret(secret) => read(secret).map(drop),
-            Self::PrivateKey(key) => private_key(key),
-            Self::Program(program) => is_found(program, vars.value("PATH").unwrap_or_default()),
-        }
-    }
-}
-
-/// Each with its key below `grant`.
-fn references(grant: &Grant) -> Vec<(&'static str, Reference<'_>)> {
-    use Reference::{PrivateKey, Program, Secret};
-    match grant {
-        Grant::JwtBearer(grant) => vec![("jwt_bearer.private_key", PrivateKey(&grant.private_key))],
-        Grant::SamlBearer(grant) => vec![("saml_bearer.private_key", PrivateKey(&grant.private_key))],
-        Grant::ClientCredentials(grant) => {
-            vec![("client_credentials.client_secret", Secret(&grant.client_secret))]
-        }
-        Grant::PlatformCredentials(grant) => {
-            vec![("oauth2_client_credentials.client_secret", Secret(&grant.client_secret))]
-        }
-        Grant::RefreshToken(grant) => {
-            let auth = match &grant.auth {
-                ClientAuth::Secret(secret, _) => Some(("refresh_token.client_secret", Secret(secret))),
-                ClientAuth::PrivateKey(key) => Some(("refresh_token.private_key", PrivateKey(key))),
-                ClientAuth::None => None,
-            };
-            let token = grant.refresh_token.as_ref();
-            let token = token.map(|token| ("refresh_token.refresh_token", Secret(token)));
-            auth.into_iter().chain(token).collect()
-        }
-        Grant::Password(grant) => {
-            let token = grant.security_token.as_ref();
-            let token = token.map(|token| ("password.security_token", Secret(token)));
-            let always = [
-                ("password.client_secret", Secret(&grant.client_secret)),
-                ("password.password", Secret(&grant.password)),
-            ];
-            always.into_iter().chain(token).collect()
-        }
-        Grant::TokenExchange(grant) => {
-            let secret = grant.client_secret.as_ref();
-            let secret = secret.map(|secret| ("token_exchange.client_secret", Secret(secret)));
-            let subject = ("token_exchange.subject_token", Secret(&grant.subject_token));
-            secret.into_iter().chain([subject]).collect()
-        }
-        Grant::Static(grant) => vec![("static.access_token", Secret(&grant.access_token))],
-        Grant::Command(grant) => {
-            let program = grant.argv.first();
-            program
-                .map(|program| ("command.run", Program(program)))
-                .into_iter()
-                .collect()
-        }
+fn checked(reference: Reference<'_>, vars: &Vars) -> Result<(), String> {
+    match reference {
+        Reference::Secret(secret) => read(secret).map(drop),
+        Reference::PrivateKey(key) => private_key(key),
+        Reference::Program(program) => is_found(program, vars.value("PATH").unwrap_or_default()),
     }
 }
 
@@ -188,7 +131,7 @@ mod tests {
     fn told(content: &[u8]) -> Result<(), String> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(content).unwrap();
-        private_key(&SecretRef::File(file.path().into()))
+        private_key(&SecretRef::file(file.path()))
             .map_err(|text| text.replace(&file.path().display().to_string(), "KEY"))
     }
 
@@ -197,7 +140,7 @@ mod tests {
         let key = |text: &str| {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(text.as_bytes()).unwrap();
-            store_key(&SecretRef::File(file.path().into()))
+            store_key(&SecretRef::file(file.path()))
         };
         for good in [
             "/+8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n",

@@ -7,19 +7,22 @@ use tokio::runtime::Runtime;
 
 use crate::{
     app::{App, Bound},
-    config::Config,
-    shutdown::{Signals, Stop},
+    config::{Config, Source},
+    shutdown::{Hangups, Signals, Stop},
     threads,
 };
 
-pub(super) fn run(config: Config) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config: Config, source: Source) -> anyhow::Result<ExitCode> {
     let choice = threads::choose(config.threads, Path::new("/"));
     tracing::info!(threads = choice.threads, why = choice.why, "worker threads");
     let runtime = runtime(choice.threads)?;
     let code = runtime.block_on(async {
         // Before the sockets: from the first moment a signal means a clean end.
         let signals = Signals::install().context("cannot install signal handlers")?;
-        let bound = App::bind(config).await?;
+        let hangups = Hangups::install().context("cannot install signal handlers")?;
+        let mut bound = App::bind(config).await?;
+        // By signal and by time; nobody here asks for more.
+        drop(bound.watching(source, hangups));
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             proxy = addresses(&bound.proxy),

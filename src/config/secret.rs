@@ -1,19 +1,42 @@
 //! Where secrets live, and reading them at use.
 //!
+//! Owns: of a file, the content that was last good: a rotation that goes wrong must not end what works.
 //! Invariants: the configuration holds references only; a read secret is a `SecretString` (no `Debug`, wiped on drop).
 //! Fails with: the reference and the system's reason, never a byte of the content.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 /// A reference to a secret: `file:/path` or `env:NAME`.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SecretRef {
-    File(PathBuf),
+    File(SecretFile),
     Env(String),
 }
+
+/// A secret's file. Clones remember together; two that were written down apart are the same if their paths are.
+#[derive(Clone)]
+pub struct SecretFile {
+    path: PathBuf,
+    good: Arc<Mutex<Option<SecretString>>>,
+}
+
+impl PartialEq for SecretFile {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Eq for SecretFile {}
+
+/// What is wrong with a secret, as a phrase; of a file that holds something else than it should.
+pub type Check = fn(&str) -> Result<(), &'static str>;
 
 /// The largest secret file read; a PEM key is 1.7 to 3.3 kB.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -31,6 +54,42 @@ pub enum SecretError {
 }
 
 impl SecretRef {
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self::File(SecretFile {
+            path: path.into(),
+            good: Arc::default(),
+        })
+    }
+
+    /// Where it is, if it is a file.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(file) => Some(&file.path),
+            Self::Env(_) => None,
+        }
+    }
+
+    /// The secret as it is now if it passes `check`, and that is remembered; else what is wrong with it.
+    pub fn refreshed(&self, check: Check) -> Result<SecretString, String> {
+        let now = self.read().map_err(|error| error.to_string())?;
+        check(now.expose_secret()).map_err(|problem| format!("{self} {problem}"))?;
+        if let Self::File(file) = self {
+            *file.lock() = Some(now.clone());
+        }
+        Ok(now)
+    }
+
+    /// The secret as it is now; when that is no good, as it last was good.
+    pub fn read_or_last_good(&self, check: Check) -> Result<SecretString, String> {
+        self.refreshed(check).or_else(|problem| {
+            let last = match self {
+                Self::File(file) => file.lock().clone(),
+                Self::Env(_) => None,
+            };
+            last.ok_or(problem)
+        })
+    }
+
     /// The secret as it is now, without trailing line ends.
     pub fn read(&self) -> Result<SecretString, SecretError> {
         let reference = || self.clone();
@@ -39,7 +98,7 @@ impl SecretRef {
             reason,
         };
         let bytes = match self {
-            Self::File(path) => {
+            Self::File(SecretFile { path, .. }) => {
                 use std::io::Read as _;
                 let file = std::fs::File::open(path).map_err(|e| unreadable(e.to_string()))?;
                 let mut bytes = Vec::new();
@@ -75,10 +134,16 @@ impl SecretRef {
     }
 }
 
+impl SecretFile {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<SecretString>> {
+        self.good.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl fmt::Display for SecretRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::File(file) => write!(f, "file:{}", file.path.display()),
             Self::Env(name) => write!(f, "env:{name}"),
         }
     }
@@ -87,5 +152,40 @@ impl fmt::Display for SecretRef {
 impl fmt::Debug for SecretRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn long(text: &str) -> Result<(), &'static str> {
+        if text.len() > 3 { Ok(()) } else { Err("is too short") }
+    }
+
+    #[test]
+    fn what_was_last_good_serves_until_something_good_is_there() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let reference = SecretRef::file(file.path());
+        let clone = reference.clone();
+        let read = || clone.read_or_last_good(long).map(|now| now.expose_secret().to_owned());
+        std::fs::write(file.path(), "no").unwrap();
+        assert_eq!(read(), Err(format!("{reference} is too short")));
+        std::fs::write(file.path(), "first\n").unwrap();
+        assert_eq!(read().as_deref(), Ok("first"));
+        for bad in ["no", "", "\n"] {
+            std::fs::write(file.path(), bad).unwrap();
+            assert!(reference.refreshed(long).is_err());
+            assert_eq!(read().as_deref(), Ok("first"), "{bad:?}");
+        }
+        std::fs::write(file.path(), "second").unwrap();
+        assert_eq!(read().as_deref(), Ok("second"));
+        file.close().unwrap();
+        assert_eq!(read().as_deref(), Ok("second"));
+        // Another reference to the same place has seen nothing.
+        let other = SecretRef::file(reference.path().unwrap());
+        assert_eq!(other, reference);
+        assert!(other.read_or_last_good(long).is_err());
+        assert!(!format!("{reference:?}").contains("second"));
     }
 }

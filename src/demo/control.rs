@@ -5,8 +5,11 @@
 
 use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
+use secrecy::SecretString;
+
 use super::{
     faults::{ApiFault, Faults, TokenFault},
+    key::{KeyError, PublicKey},
     record::{Recorded, Stats},
     settings::Latency,
     world::{Door, ORG_ID, World},
@@ -168,7 +171,20 @@ impl Control {
         self.0.grants().callbacks.push(callback);
     }
 
-    /// Switches, counters and recorded requests as at the start; sessions, refresh tokens, callbacks and rows stay.
+    /// Replaces the certificate uploaded for a JWT app, as an admin does: the key before is refused from now on, sessions stay.
+    pub fn upload_certificate(&self, client_id: &str, pem: &str) -> Result<(), KeyError> {
+        let certificate = (client_id.to_owned(), PublicKey::from_certificate_pem(pem)?);
+        self.0.grants().certificates.push(certificate);
+        Ok(())
+    }
+
+    /// Replaces the consumer secret of an app with the client credentials flow: the one before is refused from now on, sessions stay.
+    pub fn rotate_secret(&self, client_id: &str, secret: SecretString) {
+        let secret = (client_id.to_owned(), secret);
+        self.0.grants().secrets.push(secret);
+    }
+
+    /// Switches, counters and recorded requests as at the start; sessions, refresh tokens, callbacks, certificates, secrets and rows stay.
     pub fn reset(&self) {
         *self.0.faults() = Faults::new(&self.0.settings);
         self.0.counters.reset();

@@ -21,7 +21,7 @@ use super::{
     world::World,
 };
 
-const CALLS: [&str; 24] = [
+const CALLS: [&str; 26] = [
     "POST /control/revoke",
     "POST /control/token {fail, status, error, error_description | body, content_type; hang_ms}",
     "POST /control/api {fail, status, body, content_type, headers, path_prefix}",
@@ -43,6 +43,8 @@ const CALLS: [&str; 24] = [
     "POST /control/refuse_streams {count}",
     "POST /control/approve_device {user_code, allow}",
     "POST /control/callback {client_id, uri}",
+    "POST /control/certificate {client_id, certificate}",
+    "POST /control/secret {client_id, secret}",
     "POST /control/reset",
     "GET /control/stats",
     "GET /control/requests?last=N",
@@ -95,6 +97,8 @@ struct Small {
     user_code: String,
     client_id: String,
     uri: String,
+    certificate: String,
+    secret: String,
 }
 
 fn one() -> i64 {
@@ -185,6 +189,17 @@ fn answer(
         ("POST", "callback") => {
             let Small { client_id, uri, .. } = small()?;
             control.register_callback(&client_id, &uri);
+        }
+        ("POST", "certificate") => {
+            let Small {
+                client_id, certificate, ..
+            } = small()?;
+            let uploaded = control.upload_certificate(&client_id, &certificate);
+            uploaded.map_err(serde::de::Error::custom)?;
+        }
+        ("POST", "secret") => {
+            let Small { client_id, secret, .. } = small()?;
+            control.rotate_secret(&client_id, secret.into());
         }
         ("POST", "reset") => control.reset(),
         _ => return Ok(None),

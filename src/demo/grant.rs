@@ -28,10 +28,17 @@ pub(crate) mod refresh;
 mod saml;
 
 use hyper::{HeaderMap, Method};
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
-use super::{answer::Answer, approvals::Approvals, record::Grant, world::World};
+use super::{
+    answer::Answer,
+    approvals::Approvals,
+    key::PublicKey,
+    record::Grant,
+    settings::{JwtClient, SecretClient},
+    world::World,
+};
 use mint::{Login, is_refresh, mint};
 
 pub(crate) type Form = Vec<(String, String)>;
@@ -45,6 +52,9 @@ pub(crate) struct Grants {
     pub(crate) used_subjects: exchange::Used,
     /// Client ids and the callbacks registered for them since the start.
     pub(crate) callbacks: Vec<(String, String)>,
+    /// Client ids and what was registered for them in place of the settings' key or secret; the last counts.
+    pub(crate) certificates: Vec<(String, PublicKey)>,
+    pub(crate) secrets: Vec<(String, SecretString)>,
 }
 
 /// One token call whose body has been read.
@@ -124,9 +134,35 @@ fn jwt_bearer(world: &World, form: &Form) -> Result<Answer, Answer> {
     let Some(assertion) = field(form, "assertion") else {
         return Err(missing("assertion"));
     };
-    let client = assertion::verify(assertion, &world.settings.jwt_clients, &audiences(world), world.now())
+    let clients = jwt_clients(world);
+    let client = assertion::verify(assertion, &clients, &audiences(world), world.now())
         .map_err(|refusal| Answer::oauth_error(refusal.0, refusal.1))?;
     bearer(world, &client.client_id, &client.username, &client.scopes)
+}
+
+/// The apps with the certificates that count now.
+fn jwt_clients(world: &World) -> Vec<JwtClient> {
+    let mut clients = world.settings.jwt_clients.clone();
+    for (client_id, key) in &world.grants().certificates {
+        for client in clients.iter_mut().filter(|client| client.client_id == *client_id) {
+            client.key = key.clone();
+        }
+    }
+    clients
+}
+
+/// The app with the secret that counts now.
+fn secret_client(world: &World, client_id: &str) -> Option<SecretClient> {
+    let mut client = world
+        .settings
+        .secret_clients
+        .iter()
+        .find(|c| c.client_id == client_id)?
+        .clone();
+    for (_, secret) in world.grants().secrets.iter().filter(|(id, _)| id == client_id) {
+        client.secret = secret.clone();
+    }
+    Some(client)
 }
 
 /// What an assertion may be meant for.
@@ -162,7 +198,7 @@ fn bearer(world: &World, client_id: &str, username: &str, scopes: &[String]) -> 
 fn client_credentials(world: &World, headers: &HeaderMap, form: &Form) -> Result<Answer, Answer> {
     only_on_my_domain(headers)?;
     let (client_id, secret) = client::pair(headers, form)?;
-    let Some(client) = world.settings.secret_clients.iter().find(|c| c.client_id == client_id) else {
+    let Some(client) = secret_client(world, &client_id) else {
         return Err(client::unknown());
     };
     if client.secret.expose_secret() != secret {

@@ -23,7 +23,7 @@ use http::{
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     account::Account,
@@ -82,6 +82,8 @@ pub struct Door {
     pub proxy: Arc<Proxy>,
     /// Callers may name the user whose token they want.
     pub users: Option<Arc<Users>>,
+    /// What a call in flight needs, and what ends when nobody needs it any more.
+    pub needs: Vec<Arc<DropGuard>>,
 }
 
 /// What stays the same over the attempts of a call.

@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +30,8 @@ pub(super) struct Pool {
     max_idle: usize,
     /// Counts the sweeper's rounds, a clock that costs nothing to read.
     round: AtomicU64,
+    /// Nobody will call again: what comes back is closed. Read and written under the lock.
+    closed: AtomicBool,
     idle: IntGauge,
     in_use: IntGauge,
 }
@@ -63,6 +65,7 @@ impl Pool {
             hosts: Mutex::default(),
             max_idle,
             round: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             idle,
             in_use,
         })
@@ -118,6 +121,9 @@ impl Pool {
             since: self.round.load(Ordering::Relaxed),
         };
         let mut hosts = self.lock();
+        if self.closed.load(Ordering::Relaxed) {
+            return;
+        }
         if let Some(host) = hosts.iter_mut().find(|host| same(&host.instance, instance)) {
             if host.idle.len() < self.max_idle {
                 host.idle.push(idle);
@@ -146,8 +152,11 @@ impl Pool {
         self.idle.sub(i64::try_from(closed).unwrap_or(0));
     }
 
+    /// For good.
     pub(super) fn close_all(&self) {
-        let closed: usize = self.lock().drain(..).map(|host| host.idle.len()).sum();
+        let mut hosts = self.lock();
+        self.closed.store(true, Ordering::Relaxed);
+        let closed: usize = hosts.drain(..).map(|host| host.idle.len()).sum();
         self.idle.sub(i64::try_from(closed).unwrap_or(0));
     }
 

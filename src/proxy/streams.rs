@@ -41,6 +41,8 @@ pub(super) struct Streams {
     hosts: Mutex<Vec<Arc<Host>>>,
     /// Counts the sweeper's rounds.
     round: AtomicU64,
+    /// Nobody will call again. Read and written under the lock.
+    closed: AtomicBool,
     idle: IntGauge,
     in_use: IntGauge,
 }
@@ -128,6 +130,7 @@ impl Streams {
             open: Mutex::default(),
             hosts: Mutex::default(),
             round: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             idle,
             in_use,
         }
@@ -178,7 +181,10 @@ impl Streams {
             used: self.round.load(Ordering::Relaxed),
         };
         let lease = open.lease();
-        self.lock().push(open);
+        let mut all = self.lock();
+        if !self.closed.load(Ordering::Relaxed) {
+            all.push(open);
+        }
         lease
     }
 
@@ -199,8 +205,11 @@ impl Streams {
         });
     }
 
+    /// For good; what is in use ends with its calls.
     pub(super) fn close_all(&self) {
-        self.lock().clear();
+        let mut all = self.lock();
+        self.closed.store(true, Ordering::Relaxed);
+        all.clear();
     }
 }
 

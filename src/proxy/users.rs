@@ -100,6 +100,13 @@ impl Users {
         Arc::new(Account::of_user(tokens, self.elsewhere, stop.drop_guard()))
     }
 
+    /// Their secret has changed: logins that failed are tried again.
+    pub fn retry(&self) {
+        for (_, account) in &self.accounts {
+            account.tokens.retry();
+        }
+    }
+
     /// Lets idle users go in time, until `stop`; then ends all keepers.
     pub async fn run(&self, stop: CancellationToken) {
         loop {

@@ -7,7 +7,12 @@
 //! Fails with: as `server.rs`; a failed handshake concerns its caller alone, and is counted.
 //! Source: RFC 8446 §5.1 (records), RFC 7301 (ALPN).
 
-use std::{error::Error as StdError, io, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError,
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -31,12 +36,19 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ServerConfig>,
+    /// When the certificate ends.
+    pub ends: Option<SystemTime>,
     failures: IntCounter,
 }
 
 impl Tls {
-    pub fn new(config: Arc<ServerConfig>, failures: IntCounter) -> Self {
-        Self { config, failures }
+    pub fn new(config: Arc<ServerConfig>, ends: Option<SystemTime>, failures: IntCounter) -> Self {
+        Self { config, ends, failures }
+    }
+
+    /// Whether they are one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
     }
 
     /// What the next connection is greeted with; asked for each, so that it need not stay the same.

@@ -51,13 +51,13 @@ impl Room {
     fn set_key(&self, name: &str, byte: u8) -> SecretRef {
         let path = self.path(name);
         fs::write(&path, format!("{}\n", BASE64_STANDARD.encode([byte; 32]))).unwrap();
-        SecretRef::File(path)
+        SecretRef::file(path)
     }
 
     fn settings(&self) -> config::Store {
         config::Store::File {
             directory: self.directory(),
-            key: SecretRef::File(self.path("key")),
+            key: SecretRef::file(self.path("key")),
             previous_key: None,
         }
     }
@@ -508,7 +508,7 @@ fn opening_tells_of_an_unusable_key() {
             if let Some(content) = content {
                 fs::write(&bad, content).unwrap();
             }
-            let (good, bad) = (room.set_key("key", 1), SecretRef::File(bad));
+            let (good, bad) = (room.set_key("key", 1), SecretRef::file(bad));
             let error = Store::open(&config::Store::File {
                 directory: room.directory(),
                 key: if previous { good } else { bad.clone() },
@@ -815,7 +815,7 @@ fn opening_tells_of_a_directory_that_is_none() {
     // Where not even root can make files.
     let error = Store::open(&config::Store::File {
         directory: "/proc/self/store".into(),
-        key: SecretRef::File(room.path("key")),
+        key: SecretRef::file(room.path("key")),
         previous_key: None,
     });
     assert_eq!(error.unwrap_err().word(), "unwritable");

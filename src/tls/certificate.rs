@@ -5,7 +5,11 @@
 //! Fails with: what is wrong, in words that quote nothing of a key.
 //! Source: RFC 5280 §4.1.2.5 (validity), §4.2.1.6 (names), §6 (paths).
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rustls::{
     CertificateError, Error, InconsistentKeys, RootCertStore,
@@ -86,6 +90,17 @@ pub(super) fn timely(certificate: &CertificateDer<'_>, at: SystemTime) -> Result
         _ => Ok(()),
     }
 }
+
+/// When a certificate ends.
+pub(super) fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    match timely(certificate, SystemTime::UNIX_EPOCH + LAST_OF_ALL) {
+        Err(Untimely::Ended(at)) => Some(at),
+        _ => None,
+    }
+}
+
+/// The end of the year 9999, after which no certificate ends (RFC 5280 §4.1.2.5), since 1970.
+const LAST_OF_ALL: Duration = Duration::from_secs(253_402_300_799);
 
 /// Whether a client that trusts `ca` alone takes the certificate at `at`, whatever it calls the server.
 pub(super) fn trusted(certificate: &CertificateDer<'_>, ca: &CertificateDer<'static>, at: SystemTime) -> bool {

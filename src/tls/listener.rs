@@ -13,7 +13,7 @@ use std::{
 use rustls::{ServerConfig, crypto::aws_lc_rs::Ticketer, server::ResolvesServerCert, sign::SingleCertAndKey};
 
 use super::{
-    certificate::Pair,
+    certificate::{self, Pair},
     generated::{self, Found},
     given, provider,
 };
@@ -30,6 +30,8 @@ pub struct Complaint {
 #[derive(Debug)]
 pub struct Opened {
     pub config: Arc<ServerConfig>,
+    /// When its certificate does.
+    pub ends: Option<SystemTime>,
     index: usize,
     warnings: Vec<Complaint>,
     /// Of a certificate of our own making.
@@ -54,10 +56,12 @@ pub fn open(index: usize, listener: &Listener, now: SystemTime) -> Result<Option
             (opened.pair, warnings, Some((opened.ca_file, opened.found)))
         }
     };
+    let ends = pair.cert.first().and_then(certificate::end);
     let config =
         server_config(pair).map_err(|error| Problems::one(format!("listeners[{index}].tls"), error.to_string()))?;
     Ok(Some(Opened {
         config: Arc::new(config),
+        ends,
         index,
         warnings,
         made,

@@ -29,6 +29,14 @@ impl Bucket {
         }
     }
 
+    /// Other settings from now on; what was spent stays spent.
+    pub fn resize(&mut self, settings: Budget, now: Instant) {
+        self.fill(now);
+        let spent = f64::from(self.settings.burst) - self.level;
+        self.level = (f64::from(settings.burst) - spent).max(0.0);
+        self.settings = settings;
+    }
+
     /// Takes one login, or says when one is allowed.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
         self.fill(now);
@@ -88,6 +96,38 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn other_settings_forget_no_login() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(
+            Budget {
+                burst: 10,
+                per_minute: 1,
+            },
+            now,
+        );
+        for _ in 0..4 {
+            bucket.take(now).unwrap();
+        }
+        bucket.resize(
+            Budget {
+                burst: 20,
+                per_minute: 2,
+            },
+            now,
+        );
+        assert!((bucket.left(now) - 16.0).abs() < HAIR);
+        bucket.resize(
+            Budget {
+                burst: 3,
+                per_minute: 2,
+            },
+            now,
+        );
+        assert!(bucket.left(now) < 1.0);
+        assert_eq!(bucket.take(now), Err(Duration::from_secs(30)));
+    }
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -31,6 +31,8 @@ pub struct DataCloudExchange {
     http: HttpExchange,
     core: Tokens,
     dataspace: Option<String>,
+    /// Core tokens up to this one are of another identity.
+    after: Generation,
     memory: Mutex<Memory>,
 }
 
@@ -58,13 +60,29 @@ impl DataCloudExchange {
             http,
             core,
             dataspace,
+            after: Generation(0),
             memory: Mutex::default(),
+        }
+    }
+
+    /// For a core whose identity changes: no token that it has now is exchanged.
+    pub fn after_those_of_now(self) -> Self {
+        let newest = self.core.snapshot().generation;
+        Self {
+            after: newest.unwrap_or_default(),
+            ..self
         }
     }
 
     /// The core token to exchange. The core's own calls go on with the one they have, whatever comes of it.
     async fn core_token(&self) -> Result<Arc<Token>, Refusal> {
-        let token = self.core.get().await.map_err(of_core)?;
+        let token = match self.core.get().await.map_err(of_core)? {
+            old if old.generation <= self.after => self.core.newer_than(self.after).await.map_err(of_core)?,
+            token => token,
+        };
+        if token.generation <= self.after {
+            return Err(Refusal::of("core_token", None));
+        }
         if !matches!(self.http.grant(), Grant::Password(_)) {
             return Ok(token);
         }
@@ -151,6 +169,15 @@ impl Exchange for DataCloudExchange {
     /// Two conversations, and two waits for stage one.
     fn longest(&self, once: Duration) -> Duration {
         4 * once
+    }
+
+    fn takes_over(&mut self, before: Self) -> bool {
+        let same =
+            self.after == Generation(0) && self.dataspace == before.dataspace && self.http.leads_where(&before.http);
+        if same {
+            self.memory = before.memory;
+        }
+        same
     }
 
     fn grant_word(&self) -> &'static str {

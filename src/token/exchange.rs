@@ -64,6 +64,11 @@ pub trait Exchange: Send + Sync + 'static {
         std::future::ready(Touch::Unknown)
     }
 
+    /// Takes the place of `before`, with what that one remembers; whether it is for the same identity.
+    fn takes_over(&mut self, before: Self) -> bool
+    where
+        Self: Sized;
+
     /// The grant's word in metrics.
     fn grant_word(&self) -> &'static str;
 }
@@ -245,6 +250,11 @@ impl HttpExchange {
 
     pub fn grant(&self) -> &Grant {
         &self.grant
+    }
+
+    /// Whether tokens of the one would go where tokens of the other go.
+    pub(super) fn leads_where(&self, other: &Self) -> bool {
+        self.hosts == other.hosts
     }
 
     pub fn clock(&self) -> &Clock {
@@ -496,6 +506,7 @@ impl Introspected {
 }
 
 /// Which hosts calls go to, as the settings say.
+#[derive(PartialEq)]
 pub(crate) struct Hosts {
     rule: ApiHost,
     /// `instance_url` of the configuration, or the platform's.

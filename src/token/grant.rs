@@ -1,7 +1,8 @@
 //! What one login attempt sends, by grant.
 //!
 //! Owns: nothing; the flows are a closed set chosen in the configuration, one file each.
-//! Invariants: secrets are read when they are used, so that a rotated one counts at the next attempt; an [`Attempt`]
+//! Invariants: secrets are read when they are used, so that a rotated one counts at the next attempt, and where the new
+//! one is no good (missing, empty, no key) the one before it does; an [`Attempt`]
 //! knows everything secret in it, and shows none of it.
 //! [`attempt`] is for the grants that mint at the login host; a token that is there already is found by
 //! [`static_token::found`] or [`command::run`]; [`authorization_code`] and [`device`] are for `sf-token-proxy login`.
@@ -119,6 +120,20 @@ pub fn word(grant: &config::Grant) -> &'static str {
         config::Grant::Static(_) => "static",
         config::Grant::Command(_) => "command",
     }
+}
+
+/// The secret that `setting` refers to; while the file is no good, as it last was.
+pub(super) fn read_kept(setting: &str, secret: &SecretRef) -> Result<SecretString, Refusal> {
+    secret
+        .read_or_last_good(|_| Ok(()))
+        .map_err(|text| Refusal::of("secret_unreadable", format!("`{setting}`: {text}")))
+}
+
+/// As [`read_kept`], for the key of the setting `private_key`.
+pub(super) fn read_key(secret: &SecretRef) -> Result<SecretString, Refusal> {
+    secret
+        .read_or_last_good(check_key)
+        .or_else(|_| read("private_key", secret))
 }
 
 /// The secret that `setting` refers to, as it is now.

@@ -62,6 +62,45 @@ pub struct Keeper<E> {
     /// The last state in the log.
     logged: Option<(StateWord, Option<&'static str>)>,
     scope_warned: bool,
+    changes: Arc<Mutex<Option<Box<Change<E>>>>>,
+    /// The identity is another than that of the token at hand, which serves until the new one has its first.
+    anew: bool,
+}
+
+/// What a keeper goes by from now on.
+struct Change<E> {
+    exchange: E,
+    rules: Rules,
+    metrics: TokenMetrics,
+}
+
+/// Changes what a keeper goes by while it runs. Cheap to clone.
+pub struct Changes<E> {
+    shared: Arc<Shared>,
+    mailbox: Arc<Mutex<Option<Box<Change<E>>>>>,
+}
+
+impl<E> Clone for Changes<E> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            mailbox: Arc::clone(&self.mailbox),
+        }
+    }
+}
+
+impl<E: Exchange> Changes<E> {
+    /// Counts from the next login on; a login that failed is tried again at once. For another identity one is due at
+    /// once, and the token at hand serves until it has succeeded. Of two changes that the keeper has not seen the newer
+    /// counts.
+    pub fn change(&self, exchange: E, rules: Rules, metrics: TokenMetrics) {
+        *lock(&self.mailbox) = Some(Box::new(Change {
+            exchange,
+            rules,
+            metrics,
+        }));
+        self.shared.wake.notify_one();
+    }
 }
 
 /// A budget that several keepers draw on.
@@ -128,6 +167,8 @@ pub fn keeper<E: Exchange>(
         outdated: Generation(0),
         logged: None,
         scope_warned: false,
+        changes: Arc::default(),
+        anew: false,
     };
     keeper.metrics.state(StateWord::Starting);
     keeper.measure(now);
@@ -135,6 +176,14 @@ pub fn keeper<E: Exchange>(
 }
 
 impl<E: Exchange> Keeper<E> {
+    /// A handle that changes what this keeper goes by.
+    pub fn changes(&self) -> Changes<E> {
+        Changes {
+            shared: Arc::clone(&self.shared),
+            mailbox: Arc::clone(&self.changes),
+        }
+    }
+
     /// Mints, publishes, waits until the renewal is due or the org refuses the token; for ever. Returns at once after
     /// `stop`, or when an exchange that may not be abandoned has ended; then waiting callers are told, and the last token
     /// stays readable.
@@ -161,6 +210,7 @@ impl<E: Exchange> Keeper<E> {
 
     async fn until_due(&mut self) {
         loop {
+            self.notice_change();
             self.notice_rejection();
             self.notice_want();
             let now = Instant::now();
@@ -174,6 +224,41 @@ impl<E: Exchange> Keeper<E> {
                 // Either may be dropped: a permit not taken stays, and a timer is made anew.
                 () = self.shared.wake.notified() => {}
                 () = sleep_until(wake_up) => {}
+            }
+        }
+    }
+
+    /// Other settings, or a secret that has changed: a login that failed may succeed now.
+    fn notice_change(&mut self) {
+        let mut retry = self.shared.retry_wanted();
+        let change = lock(&self.changes).take();
+        if let Some(change) = change {
+            let Change {
+                exchange,
+                rules,
+                metrics,
+            } = *change;
+            let before = std::mem::replace(&mut self.exchange, exchange);
+            if !self.exchange.takes_over(before) {
+                self.anew = self.now.token.is_some();
+                self.scope_warned = false;
+                retry = true;
+                tracing::info!(org = %self.shared.org, "another identity: logging in");
+                self.schedule(Duration::ZERO);
+            }
+            let now = Instant::now();
+            self.budget.resize(rules.budget, now);
+            self.lifetime.set(rules.settings.lifetime);
+            self.shared.set_settings(rules.settings);
+            self.renewal = rules.renewal;
+            self.common = rules.common;
+            self.metrics = metrics;
+            self.metrics.state(self.now.word(self.shared.rejected()));
+        }
+        if retry {
+            self.backoff = Backoff::default();
+            if self.now.failure.is_some() {
+                self.schedule(Duration::ZERO);
             }
         }
     }
@@ -223,16 +308,12 @@ impl<E: Exchange> Keeper<E> {
 
     async fn attempt(&mut self) {
         let why = self.why();
-        if why == Why::Due && self.keep_alive().await {
+        if why == Why::Due && !self.anew && self.keep_alive().await {
             return;
         }
         let started = Instant::now();
         if let Err(wait) = self.take_login(started) {
-            let ask = Ask {
-                why,
-                held: self.now.token.as_deref(),
-            };
-            match timeout(RECALL, self.exchange.recall(ask)).await {
+            match timeout(RECALL, self.exchange.recall(self.ask(why))).await {
                 Ok(Some(minted)) => self.keep(minted, why),
                 _ => self.postpone(wait),
             }
@@ -242,17 +323,18 @@ impl<E: Exchange> Keeper<E> {
         self.shared.expect_keeper(None);
         self.tell();
         // The exchange bounds itself; this holds also when it does not.
-        let limit = self.exchange.longest(self.shared.settings.exchange_timeout) + EXCHANGE_SLACK;
-        let ask = Ask {
-            why,
-            held: self.now.token.as_deref(),
-        };
-        let outcome = timeout(limit, self.exchange.exchange(ask))
+        let limit = self.exchange.longest(self.shared.settings().exchange_timeout) + EXCHANGE_SLACK;
+        let outcome = timeout(limit, self.exchange.exchange(self.ask(why)))
             .await
             .unwrap_or_else(|_| Err(Refusal::of("timeout", None)));
         self.metrics.duration.observe(started.elapsed().as_secs_f64());
         // One that came during the exchange asked for just this exchange.
         self.take_rejection();
+        if lock(&self.changes).is_some() {
+            // It may be another identity's. If not, it is in the store, and the next look there costs no login.
+            self.schedule(Duration::ZERO);
+            return;
+        }
         match outcome {
             Ok(minted) => {
                 if minted.adopted {
@@ -267,9 +349,18 @@ impl<E: Exchange> Keeper<E> {
         }
     }
 
+    /// Another identity's token is nothing to compare with.
+    fn ask(&self, why: Why) -> Ask<'_> {
+        Ask {
+            why,
+            held: self.now.token.as_deref().filter(|_| !self.anew),
+        }
+    }
+
     fn why(&self) -> Why {
         match &self.now.token {
             None => Why::Start,
+            Some(_) if self.anew => Why::Start,
             Some(token) if token.generation > self.shared.rejected() => Why::Due,
             Some(_) => Why::Refused,
         }
@@ -297,14 +388,18 @@ impl<E: Exchange> Keeper<E> {
     /// Uses the session in place of a login, if the operator wants it and nothing speaks against it; whether that did.
     async fn keep_alive(&mut self) -> bool {
         let newer = self.outdated >= self.now.newest();
-        let wanted = self.shared.settings.keep_alive && self.now.failure.is_none() && !newer;
+        let wanted = self.shared.settings().keep_alive && self.now.failure.is_none() && !newer;
         let Some(token) = self.now.token.clone().filter(|_| wanted) else {
             return false;
         };
         if matches!(token.expiry, Expiry::Known(_)) {
             return false;
         }
-        let touched = timeout(self.shared.settings.exchange_timeout, self.exchange.keep_alive(&token)).await;
+        let touched = timeout(
+            self.shared.settings().exchange_timeout,
+            self.exchange.keep_alive(&token),
+        )
+        .await;
         let alive = touched == Ok(Touch::Alive) && token.generation > self.shared.rejected();
         self.metrics.kept_alive(alive);
         if alive {
@@ -319,6 +414,7 @@ impl<E: Exchange> Keeper<E> {
 
     fn keep(&mut self, minted: Minted, why: Why) {
         if let Some(old) = &self.now.token
+            && !self.anew
             && matches!(old.expiry, Expiry::Assumed(_))
             && !self.shared.was_refused(old.generation)
         {
@@ -349,6 +445,7 @@ impl<E: Exchange> Keeper<E> {
             self.audit.minted(why, generation, identity.as_deref());
         }
         self.backoff = Backoff::default();
+        self.anew = false;
         self.now.token = Some(Arc::new(token));
         self.now.identity = identity;
         self.now.failure = None;
@@ -481,8 +578,8 @@ impl<E: Exchange> Keeper<E> {
     }
 }
 
-fn lock(bucket: &Mutex<Bucket>) -> std::sync::MutexGuard<'_, Bucket> {
-    bucket.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Between two logins of a user who is refused and never had a token.

@@ -557,6 +557,17 @@ impl Exchange for Kept {
         3 * once
     }
 
+    fn takes_over(&mut self, before: Self) -> bool {
+        let found = matches!(self.http.grant(), Grant::Static(_) | Grant::Command(_));
+        let elsewhere = found && self.http.grant() != before.http.grant();
+        let same = self.key == before.key;
+        if same {
+            // A refresh token that could not be recorded yet is among it.
+            self.memory = before.memory;
+        }
+        same && !elsewhere && self.http.leads_where(&before.http)
+    }
+
     async fn keep_alive(&self, token: &Token) -> Touch {
         self.http.touch(&token.instance, token.secret()).await
     }

@@ -29,6 +29,13 @@ impl Lifetime {
         }
     }
 
+    /// Another setting; what was learned below it stays.
+    pub fn set(&mut self, setting: Duration) {
+        let learned = self.assumed < self.setting;
+        self.assumed = if learned { self.assumed.min(setting) } else { setting };
+        self.setting = setting;
+    }
+
     pub fn assumed(&self) -> Duration {
         self.assumed
     }

@@ -10,7 +10,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
@@ -129,10 +129,16 @@ impl Tokens {
             tracing::warn!(
                 org = %self.shared.org,
                 generation = refused_again.0,
-                seconds = self.shared.settings.cool_down.as_secs(),
+                seconds = self.shared.settings().cool_down.as_secs(),
                 "a renewed token was refused as well; no login for other refused calls until the cool-down ends"
             );
         }
+    }
+
+    /// A login that failed is tried again now: a secret has changed. Costs nothing where none failed.
+    pub fn retry(&self) {
+        self.shared.retry.store(true, Ordering::Release);
+        self.shared.wake.notify_one();
     }
 
     /// Whether refused calls are repeated without a login now: in the cool-down, and when the budget is spent.
@@ -189,7 +195,7 @@ impl Tokens {
     }
 
     async fn wait(&self, after: Generation) -> Result<Arc<Token>, TokenError> {
-        let deadline = Instant::now() + self.shared.settings.refresh_wait;
+        let deadline = Instant::now() + self.shared.settings().refresh_wait;
         let Some(_place) = Place::take(&self.shared) else {
             return Err(self.shared.too_many_waiters());
         };
@@ -264,7 +270,7 @@ impl Published {
 /// What callers and keeper share beside the published state.
 pub(super) struct Shared {
     pub(super) org: OrgName,
-    pub(super) settings: TokenSettings,
+    settings: RwLock<TokenSettings>,
     pub(super) clock: Clock,
     /// Wakes the keeper; one permit is kept, so that a wake during an exchange is not lost.
     pub(super) wake: Notify,
@@ -272,6 +278,8 @@ pub(super) struct Shared {
     rejected: AtomicU64,
     /// The newest generation that somebody wants a newer one than.
     outdated: AtomicU64,
+    /// Something that a failed login may have failed for is different now.
+    retry: AtomicBool,
     /// Wall-clock milliseconds after which the keeper's timer is overdue; [`NOT_DUE`] once somebody has said so.
     overdue_at: AtomicU64,
     cool_down: Mutex<CoolDown>,
@@ -296,11 +304,12 @@ impl Shared {
         let born = Instant::now();
         Self {
             org,
-            settings,
+            settings: RwLock::new(settings),
             clock,
             wake: Notify::new(),
             rejected: AtomicU64::new(0),
             outdated: AtomicU64::new(0),
+            retry: AtomicBool::new(false),
             overdue_at: AtomicU64::new(NOT_DUE),
             cool_down: Mutex::new(CoolDown {
                 generation: Generation(0),
@@ -313,6 +322,19 @@ impl Shared {
             waiting: AtomicUsize::new(0),
             waiters,
         }
+    }
+
+    pub(super) fn settings(&self) -> TokenSettings {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_settings(&self, settings: TokenSettings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// Whether somebody asked for that since the last look.
+    pub(super) fn retry_wanted(&self) -> bool {
+        self.retry.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn rejected(&self) -> Generation {
@@ -379,7 +401,7 @@ impl Shared {
         }
         *cool_down = CoolDown {
             generation,
-            until: Instant::now() + self.settings.cool_down,
+            until: Instant::now() + self.settings().cool_down,
         };
         true
     }
@@ -411,7 +433,7 @@ impl Shared {
     }
 
     fn out_of_time(&self, seen: &Published) -> TokenError {
-        let waited = self.settings.refresh_wait.as_secs_f64();
+        let waited = self.settings().refresh_wait.as_secs_f64();
         match &seen.failure {
             Some(failure) => self.login_failed(failure, seen.next),
             None => {
@@ -425,7 +447,7 @@ impl Shared {
     fn too_many_waiters(&self) -> TokenError {
         let message = format!(
             "{} calls wait for a token already; see `token.max_waiters`",
-            self.settings.max_waiters
+            self.settings().max_waiters
         );
         self.error("too_many_waiters", message, None)
     }
@@ -451,7 +473,7 @@ struct Place<'a>(&'a Shared);
 impl<'a> Place<'a> {
     fn take(shared: &'a Shared) -> Option<Self> {
         // Counted first, so that the bound holds without a loop; one too many is taken back at once.
-        if shared.waiting.fetch_add(1, Ordering::Relaxed) >= shared.settings.max_waiters {
+        if shared.waiting.fetch_add(1, Ordering::Relaxed) >= shared.settings().max_waiters {
             shared.waiting.fetch_sub(1, Ordering::Relaxed);
             return None;
         }

@@ -44,6 +44,7 @@ mod program;
 #[cfg(feature = "demo")]
 mod pub_sub;
 mod refusal;
+mod reload;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;

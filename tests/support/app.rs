@@ -6,9 +6,11 @@ use sf_token_proxy::{
     app::{App, Exit},
     config::{
         Admin, Api, Budget, ClientCredentials, Config, EgressProxy, Grant, Listener, Log, LogFormat, LoginHost, Org,
-        OrgName, Reload, Replay, SecretRef, SendSecret, Shutdown, Store, Threads, TokenSettings, Upstream,
+        OrgName, Reload, Replay, SecretRef, SendSecret, Shutdown, Source, Store, Threads, TokenSettings, Upstream,
+        Vars,
     },
-    shutdown::Stop,
+    reload::Reloader,
+    shutdown::{Hangups, Stop},
 };
 use tokio::task::JoinHandle;
 
@@ -59,7 +61,7 @@ pub fn settings_for(login_url: &str, secret_file: PathBuf) -> Config {
                 },
                 grant: Grant::ClientCredentials(ClientCredentials {
                     client_id: "3MVG9practice".into(),
-                    client_secret: SecretRef::File(secret_file),
+                    client_secret: SecretRef::file(secret_file),
                     send_secret: SendSecret::Basic,
                 }),
                 instance_url: None,
@@ -134,6 +136,37 @@ impl Running {
             stop,
             _secrets: secrets,
         }
+    }
+
+    /// Starts the app from a configuration file in the folder, and follows its changes when asked to.
+    pub async fn start_from(folder: tempfile::TempDir, file: &str) -> (Self, Reloader) {
+        let source = Source::new(Some(&folder.path().join(file)), Vars::default());
+        let mut bound = App::bind(source.load().expect("a good configuration"))
+            .await
+            .expect("the app must bind");
+        let reloader = bound.watching(source, Hangups::none());
+        let stop = Stop::new();
+        let app = Self {
+            proxy: bound.proxy[0],
+            listeners: bound.proxy.clone(),
+            admin: bound.admin[0],
+            admins: bound.admin.clone(),
+            task: tokio::spawn(bound.run(stop.clone())),
+            stop,
+            _secrets: folder,
+        };
+        (app, reloader)
+    }
+
+    /// Where its secrets are, and its configuration if it has a file.
+    pub fn folder(&self) -> &std::path::Path {
+        self._secrets.path()
+    }
+
+    /// What `/status` says.
+    pub async fn status(&self) -> serde_json::Value {
+        let page = super::call(self.admin, "GET /status HTTP/1.1", b"").await;
+        serde_json::from_str(&page.text()).unwrap()
     }
 
     /// Drains and joins.

@@ -105,6 +105,9 @@ struct Inner {
     login_refusal: Mutex<Option<Vec<u8>>>,
     login_pause: Mutex<Duration>,
     seen: Mutex<Vec<RawRequest>>,
+    last_login: Mutex<Option<RawRequest>>,
+    /// For tests of many calls: what was seen is not kept.
+    forgetful: AtomicBool,
     /// How many more refusals are answered before the body is read.
     early_answers: AtomicU32,
     /// Whether the connection stays after such an answer, and the rest of the body is read.
@@ -154,6 +157,8 @@ impl RawOrg {
             login_refusal: Mutex::default(),
             login_pause: Mutex::default(),
             seen: Mutex::default(),
+            last_login: Mutex::default(),
+            forgetful: AtomicBool::new(false),
             early_answers: AtomicU32::new(early_refusals),
             early_stays,
             logins_too: AtomicBool::new(false),
@@ -184,6 +189,16 @@ impl RawOrg {
 
     pub fn logins(&self) -> u32 {
         self.inner.logins.load(Ordering::SeqCst)
+    }
+
+    /// From now on what is seen is not kept.
+    pub fn forget(&self) {
+        self.inner.forgetful.store(true, Ordering::Relaxed);
+    }
+
+    /// What the last login sent.
+    pub fn last_login(&self) -> RawRequest {
+        self.inner.last_login.lock().unwrap().clone().expect("a login")
     }
 
     pub fn connections(&self) -> usize {
@@ -276,9 +291,12 @@ async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
             return;
         }
         let script = if is_login {
+            *inner.last_login.lock().unwrap() = Some(request.clone());
             inner.login()
         } else {
-            inner.seen.lock().unwrap().push(request.clone());
+            if !inner.forgetful.load(Ordering::Relaxed) {
+                inner.seen.lock().unwrap().push(request.clone());
+            }
             (inner.play)(&request)
         };
         let (pieces, close) = match script {

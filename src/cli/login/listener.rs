@@ -50,7 +50,7 @@ pub(super) async fn bind(callback: &Url) -> io::Result<Bound> {
         _ => return Err(io::Error::other("it is not on loopback")),
     };
     Ok(Bound {
-        listeners: server::bind(&addresses).await?,
+        listeners: server::bind(&addresses)?,
         callback: callback.clone(),
     })
 }

@@ -497,7 +497,7 @@ impl Check {
             Some(SecretFile::Keys(keys)) => (keys.file.as_deref(), keys.env.as_deref()),
         };
         match (path, variable) {
-            (Some(path), None) => self.path(at, path.trim()).map(SecretRef::File),
+            (Some(path), None) => self.path(at, path.trim()).map(SecretRef::file),
             (None, Some(name)) => self.variable(at, name.trim()).map(SecretRef::Env),
             (Some(_), Some(_)) => self.refuse(at, format!("{expected}, found both")),
             (None, None) => {

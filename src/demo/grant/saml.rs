@@ -26,7 +26,7 @@ use serde_json::json;
 use super::{
     Form,
     assertion::{AUDIENCE, MALFORMED, NOT_APPROVED, Refusal, UNKNOWN_CLIENT, WRONG_KEY},
-    audiences, bearer, field, missing,
+    audiences, bearer, field, jwt_clients, missing,
 };
 use crate::demo::{
     answer::{Answer, Said},
@@ -52,7 +52,7 @@ const EXPIRED: Refusal = ("invalid_grant", "assertion is expired");
 pub(super) fn answer(world: &World, form: &Form) -> Result<Answer, Answer> {
     let coded = field(form, "assertion").ok_or_else(|| missing("assertion"))?;
     let audiences = audiences(world);
-    match verify(coded, &world.settings.jwt_clients, &audiences, world.now()) {
+    match verify(coded, &jwt_clients(world), &audiences, world.now()) {
         Ok(client) => bearer(world, &client.client_id, &client.username, &client.scopes),
         Err((error, text)) => {
             let mut answer = Answer::oauth_error(error, text);

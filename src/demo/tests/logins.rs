@@ -10,7 +10,7 @@ use reqwest::Method;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
-use super::{DATA, got, start};
+use super::{DATA, got, now, start};
 use crate::demo::TokenFormat;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -365,5 +365,50 @@ async fn revoke_introspect_userinfo_and_identity_agree() {
         discovery.json()["token_endpoint"],
         format!("{base}/services/oauth2/token")
     );
+    practice.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_certificate_or_secret_takes_the_place_of_the_one_before_and_sessions_stay() {
+    let practice = start(|settings| settings.same_token_on_remint = false).await;
+    let (by_key, by_secret) = (practice.token().await, practice.secret_login().await);
+    let other = crate::demo::RsaKey::generate().unwrap();
+    let pair = rcgen::KeyPair::from_pem(&other.pkcs8_pem()).unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["practice".to_owned()]).unwrap();
+    let pem = certificate.self_signed(&pair).unwrap().pem();
+    let settings = practice.org.settings();
+    let (app, keyed) = (settings.secret_clients[0].clone(), settings.jwt_clients[0].clone());
+    practice
+        .control("certificate", json!({"client_id": keyed.client_id, "certificate": pem}))
+        .await;
+    practice
+        .control("secret", json!({"client_id": app.client_id, "secret": "another"}))
+        .await;
+
+    for refused in [practice.jwt_login().await, practice.secret_login().await] {
+        assert_eq!(refused.status, 400);
+        assert_eq!(refused.json()["error"], "invalid_client", "{}", refused.text);
+    }
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_id", &app.client_id),
+        ("client_secret", "another"),
+    ];
+    assert_eq!(practice.login(&form).await.status, 200);
+    let claims = json!({
+        "iss": keyed.client_id, "sub": keyed.username, "aud": "https://login.salesforce.com", "exp": now() + 180,
+    });
+    let signing = jsonwebtoken::EncodingKey::from_rsa_pem(other.pkcs1_pem().as_bytes()).unwrap();
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256);
+    let assertion = jsonwebtoken::encode(&header, &claims, &signing).unwrap();
+    let form = [("grant_type", JWT_BEARER), ("assertion", &assertion)];
+    assert_eq!(practice.login(&form).await.status, 200);
+    for token in [&by_key, by_secret.json()["access_token"].as_str().unwrap()] {
+        assert_eq!(practice.get("/services/data/v60.0/limits", token).await.status, 200);
+    }
+
+    let wrong = json!({"client_id": keyed.client_id, "certificate": "no PEM"});
+    let url = format!("{}/control/certificate", practice.org.control_url());
+    assert_eq!(got(practice.client.post(url).json(&wrong)).await.status, 400);
     practice.stop().await;
 }

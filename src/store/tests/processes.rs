@@ -31,7 +31,7 @@ async fn child() {
     let store = || {
         Store::open(&config::Store::File {
             directory: folder.join("records"),
-            key: SecretRef::File(folder.join("key")),
+            key: SecretRef::file(folder.join("key")),
             previous_key: None,
         })
     };

@@ -113,7 +113,7 @@ fn org(login: &url::Url) -> (tempfile::NamedTempFile, Org) {
         login: LoginHost { url: login.clone() },
         grant: Grant::ClientCredentials(ClientCredentials {
             client_id: "3MVG9.id".into(),
-            client_secret: SecretRef::File(file.path().to_owned()),
+            client_secret: SecretRef::file(file.path().to_owned()),
             send_secret: SendSecret::Basic,
         }),
         instance_url: None,
@@ -180,7 +180,7 @@ async fn a_jwt_login_sends_the_assertion_form_encoded() {
     org.grant = Grant::JwtBearer(JwtBearer {
         client_id: "3MVG9.id".into(),
         username: "i@acme.com".into(),
-        private_key: SecretRef::File(file.path().to_owned()),
+        private_key: SecretRef::file(file.path().to_owned()),
         audience: "https://test.salesforce.com".into(),
     });
     org.instance_url = Some("http://localhost:9443/".parse().unwrap());

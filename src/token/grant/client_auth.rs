@@ -13,7 +13,7 @@ use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use super::{Fields, field, jwt_bearer, read, token_url};
+use super::{Fields, field, jwt_bearer, read_kept, read_key, token_url};
 use crate::{
     config::{ClientAuth, SendSecret},
     token::refusal::{Refusal, Sent},
@@ -33,9 +33,9 @@ pub(super) fn prove(
     sent: &mut Sent,
 ) -> Result<Proof, Refusal> {
     match auth {
-        ClientAuth::Secret(reference, send) => secret(client_id, read("client_secret", reference)?, *send, sent),
+        ClientAuth::Secret(reference, send) => secret(client_id, read_kept("client_secret", reference)?, *send, sent),
         ClientAuth::PrivateKey(reference) => {
-            let pem = read("private_key", reference)?;
+            let pem = read_key(reference)?;
             let assertion = jwt_bearer::signed(pem.expose_secret(), client_id, client_id, &token_url(login), now)
                 .map_err(|problem| Refusal::of("key_unusable", format!("`private_key` {problem}")))?;
             sent.assertion(assertion.expose_secret());

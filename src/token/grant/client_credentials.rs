@@ -5,14 +5,14 @@
 //! Fails with: `secret_unreadable`.
 //! Source: SF §1.2, §1.4.2; RFC 6749 §4.4.2.
 
-use super::{Attempt, Body, TOKEN_PATH, client_auth, field, read};
+use super::{Attempt, Body, TOKEN_PATH, client_auth, field, read_kept};
 use crate::{
     config::ClientCredentials,
     token::refusal::{Refusal, Sent},
 };
 
 pub(super) fn attempt(grant: &ClientCredentials) -> Result<Attempt, Refusal> {
-    let secret = read("client_secret", &grant.client_secret)?;
+    let secret = read_kept("client_secret", &grant.client_secret)?;
     let mut sent = Sent::default();
     let mut form = vec![field("grant_type", "client_credentials")];
     let proof = client_auth::secret(&grant.client_id, secret, grant.send_secret, &mut sent)?;
@@ -40,7 +40,7 @@ mod tests {
         std::fs::write(file.path(), "s3c/r+t=\n").unwrap();
         let grant = ClientCredentials {
             client_id: "3MVG9.id".into(),
-            client_secret: SecretRef::File(file.path().to_owned()),
+            client_secret: SecretRef::file(file.path().to_owned()),
             send_secret,
         };
         (file, grant)
@@ -71,11 +71,14 @@ mod tests {
     #[test]
     fn a_rotated_secret_counts_at_the_next_attempt_and_a_lost_one_is_named() {
         let (file, grant) = grant(SendSecret::Body);
-        std::fs::write(file.path(), "second").unwrap();
-        assert_eq!(form(&attempt(&grant).unwrap())[2].1, "second");
         std::fs::write(file.path(), "\n").unwrap();
         let refusal = attempt(&grant).err().unwrap();
         assert_eq!(refusal.reason, "secret_unreadable");
         assert!(refusal.description.unwrap().starts_with("`client_secret`: file:"));
+        std::fs::write(file.path(), "second").unwrap();
+        assert_eq!(form(&attempt(&grant).unwrap())[2].1, "second");
+        // One that is lost while it is rotated does not end what works.
+        std::fs::write(file.path(), "\n").unwrap();
+        assert_eq!(form(&attempt(&grant).unwrap())[2].1, "second");
     }
 }

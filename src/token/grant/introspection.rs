@@ -14,7 +14,7 @@ use crate::{
 /// Reads the secret: not for an async thread. `None`: the app has none, or it cannot be read.
 pub fn introspection(grant: &Grant, token: &SecretString, hint: &'static str) -> Option<Attempt> {
     let (client_id, secret, send) = app(grant)?;
-    let secret = secret.read().ok()?;
+    let secret = secret.read_or_last_good(|_| Ok(())).ok()?;
     let mut sent = Sent::default();
     sent.secret(token.expose_secret());
     let proof = client_auth::secret(client_id, secret, send, &mut sent).ok()?;

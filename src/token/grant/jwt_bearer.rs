@@ -14,7 +14,7 @@ use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
-use super::{Attempt, Body, TOKEN_PATH, field, read};
+use super::{Attempt, Body, TOKEN_PATH, field, read_key};
 use crate::{
     clock::unix_seconds,
     config::JwtBearer,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub(super) fn attempt(grant: &JwtBearer, now: SystemTime) -> Result<Attempt, Refusal> {
-    let pem = read("private_key", &grant.private_key)?;
+    let pem = read_key(&grant.private_key)?;
     let assertion = assertion(grant, pem.expose_secret(), now)
         .map_err(|problem| Refusal::of("key_unusable", format!("`private_key` {problem}")))?;
     let mut sent = Sent::default();
@@ -185,7 +185,7 @@ pub(in crate::token) mod tests {
         let grant = JwtBearer {
             client_id: "3MVG9.id".into(),
             username: "i@acme.com".into(),
-            private_key: SecretRef::File(file.path().to_owned()),
+            private_key: SecretRef::file(file.path().to_owned()),
             audience: SANDBOX.into(),
         };
         (file, grant)

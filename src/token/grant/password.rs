@@ -7,17 +7,17 @@
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use super::{Attempt, Body, TOKEN_PATH, client_auth, field, read};
+use super::{Attempt, Body, TOKEN_PATH, client_auth, field, read_kept};
 use crate::{
     config::Password,
     token::refusal::{Refusal, Sent},
 };
 
 pub(super) fn attempt(grant: &Password) -> Result<Attempt, Refusal> {
-    let secret = read("client_secret", &grant.client_secret)?;
-    let password = read("password", &grant.password)?;
+    let secret = read_kept("client_secret", &grant.client_secret)?;
+    let password = read_kept("password", &grant.password)?;
     let token = grant.security_token.as_ref();
-    let token = token.map(|token| read("security_token", token)).transpose()?;
+    let token = token.map(|token| read_kept("security_token", token)).transpose()?;
     let mut sent = Sent::default();
     sent.secret(password.expose_secret());
     let password = match &token {

@@ -4,14 +4,14 @@
 //! Fails with: `secret_unreadable`.
 //! Source: SF §5.5; RFC 6749 §4.4.2.
 
-use super::{Attempt, Body, client_auth, field, read};
+use super::{Attempt, Body, client_auth, field, read_kept};
 use crate::{
     config::{BodyFormat, PlatformCredentials},
     token::refusal::{Refusal, Sent},
 };
 
 pub(super) fn attempt(grant: &PlatformCredentials) -> Result<Attempt, Refusal> {
-    let secret = read("client_secret", &grant.client_secret)?;
+    let secret = read_kept("client_secret", &grant.client_secret)?;
     let mut sent = Sent::default();
     let proof = client_auth::secret(&grant.client_id, secret, grant.send_secret, &mut sent)?;
     let mut fields = vec![field("grant_type", "client_credentials")];

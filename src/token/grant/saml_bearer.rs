@@ -20,14 +20,14 @@ use base64::{
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use super::{Attempt, Body, Inputs, TOKEN_PATH, field, jwt_bearer, random, read, token_url};
+use super::{Attempt, Body, Inputs, TOKEN_PATH, field, jwt_bearer, random, read_key, token_url};
 use crate::{
     config::SamlBearer,
     token::refusal::{Refusal, Sent},
 };
 
 pub(super) fn attempt(grant: &SamlBearer, inputs: Inputs<'_>) -> Result<Attempt, Refusal> {
-    let pem = read("private_key", &grant.private_key)?;
+    let pem = read_key(&grant.private_key)?;
     let unusable = |problem: &str| Refusal::of("key_unusable", format!("`private_key` {problem}"));
     let key = jwt_bearer::rsa_key(pem.expose_secret()).map_err(unusable)?;
     let xml = assertion(grant, &token_url(inputs.login), inputs.now, &random());

@@ -18,7 +18,7 @@ pub(super) fn login() -> url::Url {
 pub(super) fn secret(text: &str) -> (tempfile::NamedTempFile, SecretRef) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
-    let reference = SecretRef::File(file.path().to_owned());
+    let reference = SecretRef::file(file.path().to_owned());
     (file, reference)
 }
 

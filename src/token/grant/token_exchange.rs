@@ -6,7 +6,7 @@
 
 use secrecy::ExposeSecret;
 
-use super::{Attempt, Body, TOKEN_PATH, client_auth, field, read};
+use super::{Attempt, Body, TOKEN_PATH, client_auth, field, read, read_kept};
 use crate::{
     config::TokenExchange,
     token::refusal::{Refusal, Sent},
@@ -26,7 +26,7 @@ pub(super) fn attempt(grant: &TokenExchange) -> Result<Attempt, Refusal> {
     }
     let proof = match &grant.client_secret {
         Some(secret) => {
-            let secret = read("client_secret", secret)?;
+            let secret = read_kept("client_secret", secret)?;
             client_auth::secret(&grant.client_id, secret, grant.send_secret, &mut sent)?
         }
         None => client_auth::public(&grant.client_id),

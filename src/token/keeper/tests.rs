@@ -120,6 +120,10 @@ impl Exchange for Script {
         })
     }
 
+    fn takes_over(&mut self, _: Self) -> bool {
+        true
+    }
+
     fn grant_word(&self) -> &'static str {
         "jwt_bearer"
     }

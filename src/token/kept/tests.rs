@@ -248,11 +248,11 @@ impl Room {
 
     fn put(&self, name: &str, text: &str) -> SecretRef {
         fs::write(self.path(name), text).unwrap();
-        SecretRef::File(self.path(name))
+        SecretRef::file(self.path(name))
     }
 
     fn file(&self, name: &str) -> SecretRef {
-        SecretRef::File(self.path(name))
+        SecretRef::file(self.path(name))
     }
 
     fn store(&self) -> Store {

@@ -47,6 +47,10 @@ impl Exchange for Link {
         self.0.touch.lock().unwrap().unwrap_or(Touch::Unknown)
     }
 
+    fn takes_over(&mut self, _: Self) -> bool {
+        true
+    }
+
     fn grant_word(&self) -> &'static str {
         "refresh_token"
     }

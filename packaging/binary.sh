@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# packaging/binary.sh DIR: builds the binary that is released, DIR/sf-token-proxy. The one place that says how: the Dockerfile runs it, and so do
+# tests/image/build.sh and, by the Dockerfile, the release workflow.
+#
+# Without the practice org; nothing that names the machine it was built on, so that two machines with one compiler build the same bytes.
+set -euo pipefail
+out=$(mkdir -p "$1" && cd "$1" && pwd)
+cd "$(dirname "$0")/.."
+
+target=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
+# The folders of downloaded crates are there once they have been fetched.
+cargo fetch --locked --quiet
+flags=()
+# Panics name the file: of this program as src/…, of a crate as /cargo/crate-version/…, of Rust itself as its own releases do.
+for folder in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
+  flags+=("--remap-path-prefix=${folder%/}=/cargo")
+done
+flags+=("--remap-path-prefix=$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$(rustc -vV | sed -n 's/^commit-hash: //p')")
+flags+=("--remap-path-prefix=$PWD=/build" "--remap-path-prefix=$target=/target")
+# A panic ends the process and the names are stripped, so nobody unwinds: the tables for it were 0.5 MiB.
+flags+=(-Cforce-unwind-tables=no)
+export CFLAGS=-fno-asynchronous-unwind-tables
+# Where the program's own addresses have to be set at start, one bit each in place of 24 bytes: that table was 0.35 MiB. The loader must be of glibc 2.36 or later.
+flags+=(-Clink-arg=-Wl,-z,pack-relative-relocs)
+# For this machine by its name: build scripts and macros are then spared these flags.
+host=$(rustc -vV | sed -n 's/^host: //p')
+# Flags of the caller's environment do not count: they would not be on the next machine. A path may have blanks, so the encoded form.
+unset RUSTFLAGS
+CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; echo "${flags[*]}")
+export CARGO_ENCODED_RUSTFLAGS
+
+# A folder of its own: other flags in one folder would build everything again at each change between them.
+cargo build --release --locked --no-default-features --bin sf-token-proxy --target "$host" --target-dir "$target/released"
+install -m 0755 "$target/released/$host/release/sf-token-proxy" "$out/sf-token-proxy"

@@ -1,0 +1,308 @@
+//! What stands: every room and every open address, as one configuration says; and how it becomes what the next one says.
+//!
+//! Owns: rooms, sockets, the jobs that serve them. Invariants: a change is whole or has not happened: all that can fail is
+//! done first. Calls in flight finish under what they began with.
+//! Fails with: [`BindError`].
+
+use std::{collections::BTreeMap, future::ready, io, net::SocketAddr, sync::Arc};
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{
+    BindError,
+    doors::{self, Fresh, Front},
+    jobs::{Group, Jobs},
+    plan::{self, Fate},
+    room::{Ready, Room, Shared},
+};
+use crate::{
+    admin::{Admin, Shown, ShownListener},
+    clock::unix_seconds,
+    config::{Config, Listener, OrgName},
+    proxy::{Door, body, guard::Rules},
+    ready::Health,
+    server::{self, Limits, Tls},
+    shutdown::Stop,
+};
+
+/// A configuration whose slow parts are done: files are read, certificates made.
+pub struct Prepared {
+    pub config: Config,
+    /// The trusted authorities, if they may have changed.
+    pub authorities: Option<rustls::ClientConfig>,
+    /// For each listener what it speaks TLS with; `None`: as before.
+    pub tls: Vec<Option<Option<Tls>>>,
+}
+
+pub(super) struct Site {
+    pub(super) config: Config,
+    pub(super) shared: Shared,
+    rooms: BTreeMap<OrgName, Room>,
+    fronts: Vec<Front>,
+    admins: Vec<AdminSocket>,
+    admin: Admin,
+    pub(super) health: Health,
+    pub(super) jobs: Jobs,
+    /// Of the listeners.
+    pub(super) stop: Stop,
+    /// Of what outlives them.
+    pub(super) late: Stop,
+    admin_limits: Limits,
+}
+
+struct AdminSocket {
+    configured: SocketAddr,
+    bound: SocketAddr,
+    stop: Stop,
+}
+
+/// What can fail of a change, done.
+struct Steps {
+    rooms: BTreeMap<OrgName, (Fate, Option<Ready>)>,
+    fresh: Vec<Vec<Fresh>>,
+    admin: Vec<(SocketAddr, TcpListener)>,
+}
+
+impl Site {
+    /// An empty one.
+    pub(super) fn new(config: Config, shared: Shared, late: Stop, admin: Admin, health: Health) -> Self {
+        Self {
+            config: Config {
+                listeners: Vec::new(),
+                orgs: BTreeMap::new(),
+                ..config
+            },
+            shared,
+            rooms: BTreeMap::new(),
+            fronts: Vec::new(),
+            admins: Vec::new(),
+            admin,
+            health,
+            jobs: Jobs::default(),
+            stop: Stop::new(),
+            late,
+            admin_limits: Limits::new(ADMIN_CONNECTIONS, ADMIN_IDLE),
+        }
+    }
+
+    pub(super) fn proxy_addresses(&self) -> Vec<SocketAddr> {
+        self.fronts.iter().flat_map(Front::addresses).collect()
+    }
+
+    pub(super) fn admin_addresses(&self) -> Vec<SocketAddr> {
+        self.admins.iter().map(|socket| socket.bound).collect()
+    }
+
+    /// Becomes what `next` says. What is new runs after the next start of the jobs.
+    pub(super) fn become_as(&mut self, next: Prepared) -> Result<(), BindError> {
+        let Prepared {
+            config,
+            authorities,
+            tls,
+        } = next;
+        let renewed = authorities.is_some();
+        let before = match authorities {
+            Some(authorities) => Some(std::mem::replace(&mut self.shared.tls, authorities)),
+            None => None,
+        };
+        let steps = match self.steps(&config, renewed) {
+            Ok(steps) => steps,
+            Err(error) => {
+                if let Some(before) = before {
+                    self.shared.tls = before;
+                }
+                return Err(error);
+            }
+        };
+        if config.replay != self.config.replay {
+            self.shared.replay = body::Store::new(&config.replay, self.shared.metrics.replay_bytes.clone());
+        }
+        let changed = self.switch_rooms(&config, steps.rooms);
+        self.switch_fronts(&config.listeners, tls, steps.fresh, &changed);
+        self.switch_admin(&config, steps.admin);
+        self.config = config;
+        self.show();
+        Ok(())
+    }
+
+    /// A secret of this org has changed.
+    pub(super) fn retry(&self, org: &OrgName) {
+        if let Some(room) = self.rooms.get(org) {
+            room.retry();
+        }
+        for front in self.fronts.iter().filter(|front| front.settings.org == *org) {
+            if let Some((users, _)) = &front.users {
+                users.retry();
+            }
+        }
+    }
+
+    /// No caller is taken any more.
+    pub(super) fn close(&mut self) {
+        self.stop.drain_now();
+        self.fronts.clear();
+    }
+
+    fn steps(&self, config: &Config, renewed: bool) -> Result<Steps, BindError> {
+        let mut rooms = BTreeMap::new();
+        for (name, fate) in plan::orgs(&self.config, config, renewed) {
+            let ready = match (fate, config.orgs.get(&name)) {
+                (Fate::Add | Fate::Change(_), Some(org)) => Some(Ready::new(org, config, &self.shared)?),
+                _ => None,
+            };
+            rooms.insert(name, (fate, ready));
+        }
+        let refused = |setting: &'static str| move |source: io::Error| BindError::Listen { setting, source };
+        let fresh = doors::open(&self.fronts, &config.listeners).map_err(refused("listeners[].address"))?;
+        let open = |address: &SocketAddr| self.admins.iter().any(|socket| socket.configured == *address);
+        let missing: Vec<_> = config.admin.addresses.iter().copied().filter(|a| !open(a)).collect();
+        let admin = server::bind_each(&missing).map_err(refused("admin.address"))?;
+        Ok(Steps { rooms, fresh, admin })
+    }
+
+    /// Gives the orgs whose users need new keepers.
+    fn switch_rooms(&mut self, config: &Config, steps: BTreeMap<OrgName, (Fate, Option<Ready>)>) -> Vec<OrgName> {
+        let mut changed = Vec::new();
+        for (name, (fate, ready)) in steps {
+            let (shared, jobs) = (&self.shared, &mut self.jobs);
+            match (fate, ready, config.orgs.get(&name)) {
+                (Fate::Add, Some(ready), Some(org)) => {
+                    let room = Room::new(&name, org, ready, config, shared, jobs);
+                    self.rooms.insert(name, room);
+                }
+                (Fate::Change(which), Some(ready), Some(org)) => {
+                    if let Some(room) = self.rooms.get_mut(&name) {
+                        room.change(org, ready, which, config, shared, jobs);
+                    }
+                    if which.tokens {
+                        changed.push(name);
+                    }
+                }
+                (Fate::Remove, ..) => {
+                    if let Some(room) = self.rooms.remove(&name) {
+                        room.forget(&shared.metrics);
+                    }
+                }
+                _ => {}
+            }
+        }
+        changed
+    }
+
+    fn switch_fronts(
+        &mut self,
+        listeners: &[Listener],
+        tls: Vec<Option<Option<Tls>>>,
+        fresh: Vec<Vec<Fresh>>,
+        changed: &[OrgName],
+    ) {
+        let mut before = std::mem::take(&mut self.fronts);
+        let (stop, shared, jobs) = (&self.stop, &self.shared, &mut self.jobs);
+        let entries = listeners.iter().zip(tls).zip(fresh);
+        for ((settings, tls), fresh) in entries {
+            let Some(room) = self.rooms.get(&settings.org) else {
+                continue;
+            };
+            let same = |front: &&Front| front.settings.addresses == settings.addresses;
+            let old = before.iter().find(same);
+            let limits = match old {
+                Some(old)
+                    if old.settings.max_connections == settings.max_connections
+                        && old.settings.idle_timeout == settings.idle_timeout =>
+                {
+                    old.limits.clone()
+                }
+                _ => Limits::new(settings.max_connections, settings.idle_timeout),
+            };
+            let tls = tls.unwrap_or_else(|| old.and_then(|old| old.tls.clone()));
+            let users = settings.users.as_ref().map(|users| {
+                let kept = old.filter(|old| {
+                    old.settings.org == settings.org
+                        && old.settings.users == settings.users
+                        && !changed.contains(&settings.org)
+                });
+                let kept = kept.and_then(|old| old.users.clone());
+                kept.unwrap_or_else(|| room.users(users, shared, jobs))
+            });
+            let mut needs = room.needs();
+            needs.extend(users.as_ref().map(|(_, need)| Arc::clone(need)));
+            let plain = tls.is_none();
+            let door = |bound: SocketAddr| {
+                let mut own = settings.clone();
+                own.addresses.push(bound);
+                Door {
+                    rules: Rules::new(&own, room.serves()),
+                    plain,
+                    proxy: Arc::clone(room.proxy()),
+                    users: users.as_ref().map(|(users, _)| Arc::clone(users)),
+                    needs: needs.clone(),
+                }
+            };
+            let mut front = Front::new(settings.clone(), limits, tls, users.clone());
+            for address in &settings.addresses {
+                front.take_over(&mut before, *address, door, stop, jobs);
+            }
+            for fresh in fresh {
+                front.take_in(fresh, door, stop, jobs);
+            }
+            self.fronts.push(front);
+        }
+    }
+
+    fn switch_admin(&mut self, config: &Config, fresh: Vec<(SocketAddr, TcpListener)>) {
+        self.admins.retain(|socket| {
+            let stays = config.admin.addresses.contains(&socket.configured);
+            if !stays {
+                socket.stop.drain_now();
+            }
+            stays
+        });
+        for (configured, listener) in fresh {
+            let Ok(bound) = listener.local_addr() else { continue };
+            let (limits, stop, admin) = (self.admin_limits.clone(), self.late.child(), self.admin.clone());
+            let handler = move |stream: &TcpStream| {
+                let (admin, peer) = (admin.clone(), stream.peer_addr().ok());
+                move |request| ready(admin.answer(request, peer))
+            };
+            let serving = server::serve_each(listener, handler, limits, stop.clone());
+            self.jobs
+                .add(Group::Rooms, "the admin port", &stop.retire.clone(), serving);
+            self.admins.push(AdminSocket {
+                configured,
+                bound,
+                stop,
+            });
+        }
+    }
+
+    /// Tells the admin port what there is.
+    fn show(&self) {
+        let tokens = self.rooms.values().map(|room| room.tokens.clone()).collect();
+        let beside = self.rooms.values().filter_map(Room::data_cloud_tokens).collect();
+        self.health.watch(tokens, beside, &self.config.admin);
+        let expiry = &self.shared.metrics.certificate_expiry;
+        expiry.reset();
+        for front in &self.fronts {
+            let ends = front.tls.as_ref().and_then(|tls| tls.ends);
+            if let (Some(ends), Some(address)) = (ends, front.settings.addresses.first()) {
+                expiry
+                    .with_label_values(&[&address.to_string()])
+                    .set(unix_seconds(ends));
+            }
+        }
+        let caches = self.rooms.iter().map(|(name, room)| (name.clone(), room.cache()));
+        let listeners = self.fronts.iter().map(|front| ShownListener {
+            addresses: front.addresses().collect(),
+            org: front.settings.org.clone(),
+            tls: front.tls.is_some(),
+        });
+        self.admin.show(Shown {
+            caches: caches.collect(),
+            quit_endpoint: self.config.admin.quit_endpoint,
+            listeners: listeners.collect(),
+        });
+    }
+}
+
+const ADMIN_CONNECTIONS: usize = 100;
+const ADMIN_IDLE: std::time::Duration = std::time::Duration::from_secs(120);

@@ -1,0 +1,132 @@
+"""Wrong values: each is refused by both Helms before anything is made, with a message that names the value."""
+
+import copy
+import json
+import re
+
+import pytest
+
+from tools import HELMS, ROOT, Refused
+
+CONFIG = {"orgs": {"main": {"login_url": "https://acme.my.salesforce.com", "grant": {"client_credentials": {"client_id": "id", "client_secret": "file:/var/run/secrets/sf-token-proxy/client-secret"}}}}}
+SECRET = "cannery-row-canary"
+
+
+def proxy(**values):
+    return {"sfTokenProxy": values}
+
+
+def config(**settings):
+    return proxy(config={**copy.deepcopy(CONFIG), **settings})
+
+
+def grant(**settings):
+    return proxy(config={"orgs": {"main": {"grant": {"client_credentials": None, **settings}}}})
+
+
+# Chart, values, what the message names: parts that stand in it in this order.
+WRONG = {
+    # Of the schemas
+    "an unknown value": ("example", {"replicas": 2}, ["replicas"]),
+    "an unknown value of the library": ("example", proxy(existingSecrets="x"), ["sfTokenProxy", "existingSecrets"]),
+    "an unknown nested value": ("example", proxy(image={"name": "x"}), ["sfTokenProxy", "image", "name"]),
+    "latest": ("example", proxy(image={"tag": "latest"}), ["sfTokenProxy", "image", "tag"]),
+    "latest of the app": ("example", {"app": {"image": {"tag": "latest"}}}, ["app", "image", "tag"]),
+    "a digest without its kind": ("example", proxy(image={"digest": "0123"}), ["sfTokenProxy", "image", "digest"]),
+    "a pull policy in small letters": ("example", proxy(image={"pullPolicy": "always"}), ["sfTokenProxy", "image", "pullPolicy"]),
+    "a port as text": ("example", proxy(adminPort="9090"), ["sfTokenProxy", "adminPort"]),
+    "a port that is none": ("example", proxy(adminPort=70000), ["sfTokenProxy", "adminPort"]),
+    "a name in capital letters": ("example", proxy(existingSecret="My_Secret"), ["sfTokenProxy", "existingSecret"]),
+    "an item without a path": ("example", proxy(secretItems=[{"key": "a"}]), ["sfTokenProxy", "secretItems", "path"]),
+    "a mode that is none": ("example", proxy(secretDefaultMode=4440), ["sfTokenProxy", "secretDefaultMode"]),
+    "a variable without a name": ("example", proxy(extraEnv=[{"value": "x"}]), ["sfTokenProxy", "extraEnv", "name"]),
+    "variables as a map": ("example", proxy(extraEnv={"A": "b"}), ["sfTokenProxy", "extraEnv"]),
+    "requests under another name": ("example", proxy(resources={"request": {}}), ["sfTokenProxy", "resources", "request"]),
+    "root": ("example", proxy(securityContext={"runAsUser": 0}), ["sfTokenProxy", "securityContext", "runAsUser"]),
+    "a duration without a unit": ("example", proxy(classic={"waitTimeout": "60"}), ["sfTokenProxy", "classic", "waitTimeout"]),
+    "a probe's period of nothing": ("example", proxy(startupProbe={"periodSeconds": 0}), ["sfTokenProxy", "startupProbe", "periodSeconds"]),
+    "two sources in one volume": ("example", proxy(credentialsVolume={"csi": {}, "secret": {}}), ["sfTokenProxy", "credentialsVolume"]),
+    "a label's value that is a number": ("example", proxy(commonLabels={"team": 7}), ["sfTokenProxy", "commonLabels", "team"]),
+    "replicas below none": ("example", {"deployment": {"replicas": -1}}, ["deployment", "replicas"]),
+    "an unknown part of the cluster's chart": ("sf-token-proxy", {"prometheusRules": {"enabled": True}}, ["prometheusRules"]),
+    "enabled as text": ("sf-token-proxy", {"dashboard": {"enabled": "yes"}}, ["dashboard", "enabled"]),
+    "a version that has no policies": ("sf-token-proxy", {"admissionPolicy": {"apiVersion": "admissionregistration.k8s.io/v2"}}, ["admissionPolicy", "apiVersion"]),
+    "a failure policy": ("sf-token-proxy", {"admissionPolicy": {"failurePolicy": "Retry"}}, ["admissionPolicy", "failurePolicy"]),
+    # Of the templates: what contradicts itself
+    "no configuration": ("example", proxy(config=None), ["sfTokenProxy.config"]),
+    "two configurations": ("example", proxy(existingConfigMap="x"), ["sfTokenProxy.config", "sfTokenProxy.existingConfigMap"]),
+    "two credentials": ("example", proxy(secret={"create": True, "stringData": {"a": "b"}}), ["sfTokenProxy.existingSecret", "sfTokenProxy.secret.create"]),
+    "an empty Secret": ("example", proxy(existingSecret="", secret={"create": True}), ["sfTokenProxy.secret.stringData"]),
+    "no credential": ("example", proxy(existingSecret=""), ["sfTokenProxy.existingSecret"]),
+    "probes on loopback": ("example", config(admin={"address": "localhost:9090"}), ["sfTokenProxy.config.admin.address", "localhost:9090"]),
+    "probes on another port": ("example", config(admin={"address": ["0.0.0.0:9090", "[::]:9191"]}), ["sfTokenProxy.config.admin.address", "[::]:9191"]),
+    "one port for two": ("example", config(listeners=[{"address": "localhost:9090"}]), ["sfTokenProxy.config.listeners", "localhost:9090"]),
+    "two bundles": ("example", proxy(caBundle={"configMap": "ca"}, config={"upstream": {"ca_file": "/x"}}), ["sfTokenProxy.config.upstream.ca_file", "sfTokenProxy.caBundle"]),
+    "folders apart": ("example", config(listeners=[{"address": f"localhost:844{n}", "tls": {"generate_in": f"/{n}/tls"}} for n in (3, 4)]), ["sfTokenProxy.config.listeners", "generate_in"]),
+    "a folder of the system": ("example", config(listeners=[{"tls": {"generate_in": "/etc/tls"}}]), ["sfTokenProxy.config.listeners", "generate_in", "/etc"]),
+    "a setting as a variable": ("example", proxy(extraEnv=[{"name": "SFPROXY_LOGIN_URL", "value": "x"}]), ["sfTokenProxy.extraEnv[0]", "SFPROXY_LOGIN_URL"]),
+    "a secret as a variable": ("example", proxy(extraEnv=[{"name": "A"}, {"name": "SFPROXY_CLIENT_SECRET", "value": SECRET}]), ["sfTokenProxy.extraEnv[1]", "SFPROXY_CLIENT_SECRET"]),
+    "the probes' port as a variable": ("example", proxy(extraEnv=[{"name": "SFPROXY_ADMIN_LISTEN", "value": "[::]:9191"}]), ["sfTokenProxy.extraEnv[0]", "SFPROXY_ADMIN_LISTEN", "sfTokenProxy.adminPort"]),
+    "a policy with a configuration of its own": ("sf-token-proxy", {"admissionPolicy": {"enabled": True}, **proxy(config=CONFIG, existingConfigMap="")}, ["sfTokenProxy.config"]),
+    "a policy with a Secret of its own": ("sf-token-proxy", {"admissionPolicy": {"enabled": True}, **proxy(existingSecret="", secret={"create": True, "stringData": {"a": "b"}})}, ["sfTokenProxy.secret.create"]),
+    "a policy with the classic container": ("sf-token-proxy", {"admissionPolicy": {"enabled": True}, **proxy(classic={"enabled": True})}, ["sfTokenProxy.classic.enabled"]),
+    # Secrets in the values
+    "a client secret": ("example", grant(client_credentials={"client_id": "id", "client_secret": SECRET}), ["sfTokenProxy.config.orgs.main.grant.client_credentials.client_secret"]),
+    "a private key": ("example", grant(jwt_bearer={"private_key": f"-----BEGIN PRIVATE KEY-----\n{SECRET}"}), ["sfTokenProxy.config.orgs.main.grant.jwt_bearer.private_key"]),
+    "a password": ("example", grant(password={"password": SECRET}), ["sfTokenProxy.config.orgs.main.grant.password.password"]),
+    "a refresh token": ("example", grant(refresh_token={"refresh_token": SECRET}), ["sfTokenProxy.config.orgs.main.grant.refresh_token.refresh_token"]),
+    "an access token": ("example", grant(static={"access_token": SECRET}), ["sfTokenProxy.config.orgs.main.grant.static.access_token"]),
+    "a secret that is a number": ("example", grant(password={"password": 12345678}), ["sfTokenProxy.config.orgs.main.grant.password.password"]),
+    "a sealing key": ("example", config(store={"file": {"directory": "/x", "key": SECRET}}), ["sfTokenProxy.config.store.file.key"]),
+    "a secret in a list": ("example", config(listeners=[{"tls": {"key": SECRET}}]), ["sfTokenProxy.config.listeners[0].tls.key"]),
+}
+
+
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+@pytest.mark.parametrize("name", WRONG)
+def test_refused(helm, name):
+    chart, values, parts = WRONG[name]
+    with pytest.raises(Refused) as refused:
+        helm.render(chart, values)
+    message = str(refused.value)
+    # Helm 3 writes a.b, Helm 4 a JSON pointer /a/b; both name the chart, which is the alias, on a line of its own.
+    assert re.search(".*?".join(re.escape(part) for part in parts), message, re.S), message
+    assert SECRET not in message and "12345678" not in message
+
+
+def test_the_table_is_long_enough():
+    assert len(WRONG) >= 40
+
+
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+def test_references_are_taken(helm):
+    """The names of secrets are those of grants as well, and a reference has two forms."""
+    for settings in [
+        {"client_credentials": {"client_id": "id", "client_secret": {"file": "/var/run/secrets/sf-token-proxy/x"}}},
+        {"client_credentials": {"client_id": "id", "client_secret": "env:THE_SECRET"}},
+        {"refresh_token": {"client_id": "id", "refresh_token": {"env": "THE_TOKEN"}}},
+        {"password": {"client_id": "id", "username": "u", "password": "file:/p", "client_secret": "file:/s"}},
+    ]:
+        assert helm.render("example", grant(**settings))
+
+
+def test_the_variables_that_count_beside_a_file_are_the_programs():
+    program = re.search(r"const BESIDE_A_FILE.*?\];", (ROOT / "src/config/env.rs").read_text(), re.S)[0]
+    template = re.search(r"\$beside := list(.*)-}}", (ROOT / "charts/sf-token-proxy-lib/templates/_container.tpl").read_text())[1]
+    assert set(re.findall(r'"(SFPROXY_\w+)"', template)) | {"SFPROXY_ADMIN_LISTEN"} == set(re.findall(r'"(SFPROXY_\w+)"', program))
+
+
+def test_every_setting_that_is_a_secret_is_looked_for():
+    """Those that the program's schema has as references."""
+    found = set()
+
+    def walk(value):
+        if isinstance(value, dict):
+            found.update(name for name, about in value.get("properties", {}).items() if "a reference to a secret" in str(about.get("anyOf")))
+        for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+            walk(child)
+
+    walk(json.loads((ROOT / "config/schema.json").read_text()))
+    template = re.search(r"\$secrets := list(.*)-}}", (ROOT / "charts/sf-token-proxy-lib/templates/_scope.tpl").read_text())[1]
+    assert len(found) > 5
+    assert found == set(re.findall(r'"(\w+)"', template))

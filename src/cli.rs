@@ -86,29 +86,26 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
-    let done = match args.command {
-        Command::Run(source) => {
-            return match source.load() {
-                Ok(config) => start(config, source.as_config()),
-                Err(problems) => refuse(&problems),
-            };
-        }
-        Command::Check(source) => return check::check(source.load(), &Vars::of_process()),
-        Command::Healthcheck(options) => return healthcheck::healthcheck(&options),
-        Command::Wait(options) => return wait::wait(&options),
-        Command::Login(options) => return login::login(&options),
-        Command::Logout(options) => return logout::logout(&options),
+    match args.command {
+        Command::Run(source) => match source.load() {
+            Ok(config) => start(config, source.as_config()),
+            Err(problems) => refuse(&problems),
+        },
+        Command::Check(source) => check::check(source.load(), &Vars::of_process()),
+        Command::Healthcheck(options) => healthcheck::healthcheck(&options),
+        Command::Wait(options) => wait::wait(&options),
+        Command::Login(options) => login::login(&options),
+        Command::Logout(options) => logout::logout(&options),
         #[cfg(feature = "demo")]
-        Command::Demo(options) => demo::demo(&options),
+        Command::Demo(options) => demo::demo(&options).unwrap_or_else(|error| {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }),
         Command::Version => {
             say(concat!("sf-token-proxy ", env!("CARGO_PKG_VERSION"), "\n"));
-            Ok(ExitCode::SUCCESS)
+            ExitCode::SUCCESS
         }
-    };
-    done.unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
-        ExitCode::FAILURE
-    })
+    }
 }
 
 fn start(config: Config, source: config::Source) -> ExitCode {

@@ -109,6 +109,9 @@ impl App {
         };
         let health = Health::new();
         let reloads = Reloads::new(metrics.clone(), clock.clone());
+        for org in config.orgs.keys() {
+            reloads.starts(org);
+        }
         let admin_room = Admin::new(metrics.registry.clone(), health.clone(), reloads);
         let mut tls = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {

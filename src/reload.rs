@@ -130,7 +130,7 @@ impl Reloads {
     }
 
     /// The series of an org, at zero.
-    fn starts(&self, org: &OrgName) {
+    pub(crate) fn starts(&self, org: &OrgName) {
         let (metrics, org) = (&self.0.metrics.reload, org.as_str());
         for result in crate::metrics::RELOAD_RESULTS {
             metrics.secrets.with_label_values(&[org, result]);
@@ -254,9 +254,6 @@ impl Watch {
         reloads.lock().source = source
             .file()
             .map_or_else(|| "environment".to_owned(), |file| file.display().to_string());
-        for org in config.orgs.keys() {
-            reloads.starts(org);
-        }
         let watch = Self {
             source,
             config,

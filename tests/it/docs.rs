@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use sf_token_proxy::{
     cache::CacheResult,
-    config::{Cache, OrgName, Vars, env, from_yaml},
+    config::{Cache, Config, ListenerTls, OrgName, Vars, env, from_yaml},
     proxy::{
         body::{NotKept, UploadError},
         envelope::Unfit,
@@ -651,7 +651,14 @@ fn families(page: &str) -> BTreeMap<String, Family> {
 #[tokio::test]
 async fn the_metrics_table_is_what_the_admin_port_says() {
     let org = RawOrg::start(|_| Script::ok()).await;
-    let app = Running::start(&org.url(), |_| {}).await;
+    let certificates = tempfile::tempdir().unwrap();
+    // So that every family has a series.
+    let tls = |config: &mut Config| {
+        config.listeners[0].tls = Some(ListenerTls::Generated {
+            directory: certificates.path().to_owned(),
+        });
+    };
+    let app = Running::start(&org.url(), tls).await;
     let page = call(app.admin, "GET /metrics HTTP/1.1", b"").await.text();
     app.stop().await;
     let families = families(&page);

@@ -99,6 +99,10 @@ impl Exchange for Instant {
         ))
     }
 
+    fn takes_over(&mut self, _: Self) -> bool {
+        true
+    }
+
     fn grant_word(&self) -> &'static str {
         "bench"
     }

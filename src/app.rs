@@ -260,7 +260,7 @@ fn carry_out(order: Order, site: &mut Site) {
     match order {
         Order::Retry(org) => site.retry(&org),
         Order::Become(next, reply) => {
-            let restart = plan::for_a_restart(&site.config, &next.config);
+            let restart = plan::for_a_restart(&site.first, &next.config);
             let level = (site.config.log.level != next.config.log.level).then(|| next.config.log.level.clone());
             let done = site.become_as(*next);
             if done.is_ok() {
@@ -278,6 +278,11 @@ fn carry_out(order: Order, site: &mut Site) {
 impl BindError {
     fn into_problems(self) -> Problems {
         match self {
+            Self::Listen { setting, source } if source.kind() == io::ErrorKind::AddrInUse => {
+                let text =
+                    format!("{source}; if this program has it itself, under a broader or narrower address, restart it");
+                Problems::one(setting, text)
+            }
             Self::Listen { setting, source } => Problems::one(setting, source.to_string()),
             Self::Listener(problems) => problems,
             other => Problems::one("configuration", other.to_string()),

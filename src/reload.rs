@@ -21,6 +21,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -159,11 +160,15 @@ impl Reloads {
         told.restart = restart;
     }
 
-    fn refused(&self, problems: &Problems) {
+    fn refused(&self, problems: &Problems, asked: bool) {
         let metrics = &self.0.metrics.reload;
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        if !asked && self.lock().problems == lines {
+            // Tried again, and no better.
+            return;
+        }
         metrics.reloads.with_label_values(&["failed"]).inc();
         metrics.last_successful.set(0);
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         for problem in &lines {
             tracing::error!(problem, "the changed configuration is no good, the old one goes on");
         }
@@ -240,6 +245,14 @@ pub(crate) struct Watch {
     seen: Seen,
     /// Files that a refused configuration names: when they come, it may be good.
     hoped_for: Vec<PathBuf>,
+    /// Files that have changed since a configuration was last taken.
+    pending: BTreeSet<PathBuf>,
+    /// What was refused failed for something that no file shows, such as a port in use: it is tried again.
+    again: bool,
+    /// Somebody waits to be told, be it once more.
+    asked_for: bool,
+    /// A look that has not ended: a disk hangs, and one thread is enough to wait for it.
+    looking: Option<JoinHandle<Looked>>,
 }
 
 impl Watch {
@@ -263,6 +276,10 @@ impl Watch {
             hangups,
             seen: Seen::default(),
             hoped_for: Vec::new(),
+            pending: BTreeSet::new(),
+            again: false,
+            asked_for: false,
+            looking: None,
         };
         (watch, Reloader(ask))
     }
@@ -304,9 +321,17 @@ impl Watch {
         let mut paths: BTreeSet<PathBuf> = self.config.files().into_iter().map(Path::to_owned).collect();
         paths.extend(self.source.file().map(Path::to_owned));
         paths.extend(self.hoped_for.iter().cloned());
-        let (seen, again) = (self.seen.clone(), why == Why::Asked);
-        let looking = tokio::task::spawn_blocking(move || files::look(&paths, seen, again));
-        let Ok(Ok(Looked { seen, changed })) = timeout(PATIENCE, looking).await else {
+        self.asked_for = why == Why::Asked;
+        let (seen, again) = (self.seen.clone(), self.asked_for);
+        let mut looking = match self.looking.take() {
+            Some(looking) => looking,
+            None => tokio::task::spawn_blocking(move || files::look(&paths, &seen, again)),
+        };
+        let looked = timeout(PATIENCE, &mut looking).await;
+        if looked.is_err() {
+            self.looking = Some(looking);
+        }
+        let Ok(Ok(Looked { seen, changed })) = looked else {
             tracing::warn!(
                 seconds = PATIENCE.as_secs(),
                 "the files of the configuration could not be read: a disk hangs"
@@ -314,8 +339,11 @@ impl Watch {
             return Outcome::Unchanged;
         };
         self.seen = seen;
-        if changed.is_empty() && why != Why::Asked {
+        if changed.is_empty() && why != Why::Asked && !self.again {
             return Outcome::Unchanged;
+        }
+        if why != Why::Start {
+            self.pending.extend(changed.iter().cloned());
         }
         let of_config = self.reload(&changed, why).await;
         let of_secrets = why != Why::Start && self.secrets(&changed).await;
@@ -328,7 +356,7 @@ impl Watch {
     /// The configuration, and what it refers to beside secrets.
     async fn reload(&mut self, changed: &BTreeSet<PathBuf>, why: Why) -> Outcome {
         let loaded = match self.source.file() {
-            Some(file) if changed.contains(file) || why == Why::Asked || !self.hoped_for.is_empty() => {
+            Some(file) if changed.contains(file) || why == Why::Asked || self.again || !self.hoped_for.is_empty() => {
                 let source = self.source.clone();
                 // Read and checked where it may block.
                 match timeout(PATIENCE, tokio::task::spawn_blocking(move || source.load())).await {
@@ -343,11 +371,11 @@ impl Watch {
         };
         let mut config = match loaded {
             Ok(config) => config,
-            Err(problems) => return self.refuse(problems, Vec::new()),
+            Err(problems) => return self.refuse(problems, Vec::new(), false),
         };
         keep_equal_orgs(&self.config, &mut config);
         // At the start the files are those that have just been read.
-        let touched = |path: &Path| why != Why::Start && changed.contains(path);
+        let touched = |path: &Path| self.pending.contains(path);
         let authorities = config.upstream.ca_file != self.config.upstream.ca_file
             || config.upstream.ca_file.as_deref().is_some_and(touched);
         let certificates: Vec<bool> = config
@@ -356,7 +384,7 @@ impl Watch {
             .map(|listener| self.needs_tls(listener, &touched))
             .collect();
         if config == self.config && !authorities && !certificates.contains(&true) {
-            self.hoped_for.clear();
+            self.settled();
             self.reloads.as_before(why == Why::Asked);
             return Outcome::Unchanged;
         }
@@ -366,15 +394,12 @@ impl Watch {
         let preparing =
             tokio::task::spawn_blocking(move || prepare(&before, config, authorities, &certificates, &clock, &metrics));
         let prepared = match timeout(PREPARATION, preparing).await {
-            Ok(Ok(prepared)) => prepared,
-            _ => Err(Problems::one(
-                "listeners[].tls",
-                "no certificate in time: its folder is locked, or its disk hangs",
-            )),
-        };
-        let prepared = match prepared {
-            Ok(prepared) => prepared,
-            Err(problems) => return self.refuse(problems, hopes),
+            Ok(Ok(Ok(prepared))) => prepared,
+            Ok(Ok(Err(problems))) => return self.refuse(problems, hopes, false),
+            _ => {
+                let text = "no certificate in time: its folder is locked, or its disk hangs";
+                return self.refuse(Problems::one("listeners[].tls", text), hopes, true);
+            }
         };
         let (reply, done) = oneshot::channel();
         let config = prepared.config.clone();
@@ -388,24 +413,32 @@ impl Watch {
         }
         match done.await {
             Ok(Ok(restart)) => {
+                self.reloads.only(&unchanged_keys(&self.config, &config));
                 for org in config.orgs.keys() {
                     self.reloads.starts(org);
                 }
-                self.reloads.only(&keys(&config));
                 self.config = config;
-                self.hoped_for.clear();
+                self.settled();
                 self.reloads.taken(restart);
                 Outcome::Taken
             }
-            Ok(Err(problems)) => self.refuse(problems, hopes),
+            Ok(Err(problems)) => self.refuse(problems, hopes, true),
             // The program ends.
             Err(_) => Outcome::Unchanged,
         }
     }
 
-    fn refuse(&mut self, problems: Problems, hoped_for: Vec<PathBuf>) -> Outcome {
+    /// What is in use is what the files say.
+    fn settled(&mut self) {
+        self.hoped_for.clear();
+        self.pending.clear();
+        self.again = false;
+    }
+
+    fn refuse(&mut self, problems: Problems, hoped_for: Vec<PathBuf>, again: bool) -> Outcome {
         self.hoped_for = hoped_for;
-        self.reloads.refused(&problems);
+        self.again = again;
+        self.reloads.refused(&problems, self.asked_for);
         Outcome::Refused(problems)
     }
 
@@ -536,8 +569,10 @@ fn check_of(reference: Reference<'_>) -> crate::config::SecretCheck {
     }
 }
 
-fn keys(config: &Config) -> BTreeSet<String> {
-    let orgs = config.orgs.iter();
+/// The key paths of secrets that are what they were.
+fn unchanged_keys(before: &Config, config: &Config) -> BTreeSet<String> {
+    let same = |name: &OrgName, org: &Org| before.orgs.get(name).is_some_and(|before| before.grant == org.grant);
+    let orgs = config.orgs.iter().filter(|(name, org)| same(name, org));
     orgs.flat_map(|(name, org)| {
         let references = org.grant.references().into_iter();
         references.map(move |(key, _)| format!("orgs.{name}.grant.{key}"))

@@ -88,12 +88,12 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// Binds every address, or says which one cannot be had. `localhost` became two addresses; on a machine without IPv6 the
 /// second is left out. Addresses with port 0 share the port that the first one gets.
 pub fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
-    let bound = bind_each(addresses)?;
+    let bound = bind_each(addresses, &[])?;
     Ok(bound.into_iter().map(|(_, listener)| listener).collect())
 }
 
-/// As [`bind`], each with the address as it was asked for.
-pub fn bind_each(addresses: &[SocketAddr]) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
+/// As [`bind`], each with the address as it was asked for. `open`: what is open for the same purpose already.
+pub fn bind_each(addresses: &[SocketAddr], open: &[SocketAddr]) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
     let mut bound: Vec<(SocketAddr, TcpListener)> = Vec::new();
     for asked in addresses {
         let mut address = *asked;
@@ -102,9 +102,11 @@ pub fn bind_each(addresses: &[SocketAddr]) -> io::Result<Vec<(SocketAddr, TcpLis
         {
             address.set_port(first.local_addr()?.port());
         }
-        match listen(address, both_families(address, &bound)) {
+        let others = bound.iter().filter_map(|(_, listener)| listener.local_addr().ok());
+        let others: Vec<SocketAddr> = others.chain(open.iter().copied()).collect();
+        match listen(address, both_families(address, &others)) {
             Ok(listener) => bound.push((*asked, listener)),
-            Err(e) if !bound.is_empty() && address.is_ipv6() && no_ipv6(&e) => {
+            Err(e) if !others.is_empty() && address.is_ipv6() && no_ipv6(&e) => {
                 tracing::info!(%address, "no IPv6 on this machine, not listening there");
             }
             Err(e) => {
@@ -116,10 +118,9 @@ pub fn bind_each(addresses: &[SocketAddr]) -> io::Result<Vec<(SocketAddr, TcpLis
 }
 
 /// `[::]` beside `0.0.0.0`: by itself it would take IPv4 as well, where the system does not say otherwise.
-fn both_families(address: SocketAddr, bound: &[(SocketAddr, TcpListener)]) -> bool {
-    let same = |other: SocketAddr| other.port() == address.port() && other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let mut others = bound.iter().filter_map(|(_, listener)| listener.local_addr().ok());
-    address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && others.any(same)
+fn both_families(address: SocketAddr, others: &[SocketAddr]) -> bool {
+    let same = |other: &SocketAddr| other.port() == address.port() && other.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && others.iter().any(same)
 }
 
 fn listen(address: SocketAddr, ipv6_only: bool) -> io::Result<TcpListener> {
@@ -440,5 +441,37 @@ async fn protocol(stream: &TcpStream) -> io::Result<Protocol> {
             return Ok(Protocol::H2);
         }
         tokio::time::sleep(PIECES).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_missing_ipv6_is_forgiven_beside_another_address_also_of_before() {
+        // For documentation: no machine has it.
+        let nowhere: SocketAddr = "[2001:db8::1]:0".parse().unwrap();
+        assert!(bind_each(&[nowhere], &[]).is_err());
+        let open = "127.0.0.1:1".parse().unwrap();
+        assert!(bind_each(&[nowhere], &[open]).unwrap().is_empty());
+        let both = bind_each(&["127.0.0.1:0".parse().unwrap(), nowhere], &[]).unwrap();
+        assert_eq!(both.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn every_address_of_both_families_can_be_had_at_one_port() {
+        let all = bind_each(&["0.0.0.0:0".parse().unwrap(), "[::]:0".parse().unwrap()], &[]).unwrap();
+        let ports: Vec<u16> = all.iter().map(|(_, l)| l.local_addr().unwrap().port()).collect();
+        assert!(ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+        if all.len() == 2 {
+            let (first, second) = (all[0].1.local_addr().unwrap(), "[::]:0".parse::<SocketAddr>().unwrap());
+            drop(all);
+            // Also when the one is open already.
+            let v4 = bind_each(&[first], &[]).unwrap();
+            let v6 = SocketAddr::new(second.ip(), first.port());
+            assert_eq!(bind_each(&[v6], &[first]).unwrap().len(), 1);
+            drop(v4);
+        }
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     proxy::{Door, users::Users},
     server::{self, Limits, Tls},
     shutdown::Stop,
+    token::CommonBudget,
 };
 
 /// What one entry of `listeners` has become.
@@ -30,8 +31,17 @@ pub(super) struct Front {
     pub(super) settings: Listener,
     pub(super) limits: Limits,
     pub(super) tls: Option<Tls>,
-    pub(super) users: Option<(Arc<Users>, Arc<DropGuard>)>,
+    pub(super) users: Option<UsersRoom>,
     sockets: Vec<Socket>,
+}
+
+/// The users of a listener.
+#[derive(Clone)]
+pub(super) struct UsersRoom {
+    pub(super) users: Arc<Users>,
+    pub(super) need: Arc<DropGuard>,
+    /// Of all their logins: it outlives them.
+    pub(super) budget: CommonBudget,
 }
 
 /// One open address.
@@ -42,6 +52,9 @@ struct Socket {
     /// The same socket again, for a successor of the task that accepts.
     again: std::net::TcpListener,
     door: Shifting,
+    /// Of everybody who has come by this socket.
+    whole: Stop,
+    /// Of the task that accepts now, and whom it has accepted.
     stop: Stop,
 }
 
@@ -71,29 +84,25 @@ impl Fresh {
 /// Opens the addresses of each entry that are not open yet.
 pub(super) fn open(fronts: &[Front], listeners: &[Listener]) -> io::Result<Vec<Vec<Fresh>>> {
     let sockets = fronts.iter().flat_map(|front| &front.sockets);
-    let mut at_hand: Vec<SocketAddr> = sockets.map(|socket| socket.configured).collect();
-    let mut missing = |address: &SocketAddr| match at_hand.iter().position(|other| other == address) {
-        Some(index) => {
-            at_hand.swap_remove(index);
-            false
-        }
-        None => true,
-    };
+    let mut at_hand: Vec<(SocketAddr, SocketAddr)> = sockets.map(|socket| (socket.configured, socket.bound)).collect();
     let open = |listener: &Listener| {
-        let addresses = listener.addresses.iter().copied();
-        let bound = server::bind_each(&addresses.filter(&mut missing).collect::<Vec<_>>())?;
-        bound.into_iter().map(Fresh::new).collect()
+        let (mut missing, mut open) = (Vec::new(), Vec::new());
+        for address in &listener.addresses {
+            match at_hand.iter().position(|(configured, _)| configured == address) {
+                Some(index) => open.push(at_hand.swap_remove(index).1),
+                None => missing.push(*address),
+            }
+        }
+        server::bind_each(&missing, &open)?
+            .into_iter()
+            .map(Fresh::new)
+            .collect()
     };
     listeners.iter().map(open).collect()
 }
 
 impl Front {
-    pub(super) fn new(
-        settings: Listener,
-        limits: Limits,
-        tls: Option<Tls>,
-        users: Option<(Arc<Users>, Arc<DropGuard>)>,
-    ) -> Self {
+    pub(super) fn new(settings: Listener, limits: Limits, tls: Option<Tls>, users: Option<UsersRoom>) -> Self {
         Self {
             settings,
             limits,
@@ -115,12 +124,14 @@ impl Front {
         stop: &Stop,
         jobs: &mut Jobs,
     ) {
+        let whole = stop.child();
         let socket = Socket {
             configured: fresh.configured,
             bound: fresh.bound,
             again: fresh.again,
             door: Arc::new(RwLock::new(Arc::new(door(fresh.bound)))),
-            stop: stop.child(),
+            stop: whole.child(),
+            whole,
         };
         socket.serve(fresh.listener, self.limits.clone(), self.tls.clone(), jobs);
         self.sockets.push(socket);
@@ -150,12 +161,13 @@ impl Front {
         if !same_tls || !self.limits.is(&front.limits) {
             match socket.again.try_clone().and_then(TcpListener::from_std) {
                 Ok(listener) => {
-                    let before = std::mem::replace(&mut socket.stop, stop.child());
-                    match self.tls.is_some() == front.tls.is_some() {
-                        true => before.retire_now(),
+                    socket.stop.retire_now();
+                    if self.tls.is_some() != front.tls.is_some() {
                         // Who speaks plain http must not go on with it, and the other way round.
-                        false => before.drain_now(),
+                        socket.whole.drain_now();
+                        socket.whole = stop.child();
                     }
+                    socket.stop = socket.whole.child();
                     socket.serve(listener, self.limits.clone(), self.tls.clone(), jobs);
                 }
                 // It goes on as it was: better than not at all.
@@ -172,7 +184,7 @@ impl Drop for Front {
     /// What has not been taken over goes.
     fn drop(&mut self) {
         for socket in &self.sockets {
-            socket.stop.drain_now();
+            socket.whole.drain_now();
         }
     }
 }

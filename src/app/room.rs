@@ -3,12 +3,13 @@
 //! Two parts, because they change apart: the tokens (a keeper is changed while it runs, so that calls in flight keep what
 //! they wait for and no login is lost) and the calls (built anew; the old part ends with the last call that needs it).
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
+    doors::UsersRoom,
     jobs::{Group, Jobs},
     plan::Changed,
 };
@@ -20,7 +21,7 @@ use crate::{
     proxy::{Proxy, account::Account, body, record::Calls, surface::Serves, upstream::Upstream, users::Users},
     store::Store,
     token::{
-        self, Changes, Instance, Tokens,
+        self, Changes, CommonBudget, Instance, Tokens,
         audit::Audit,
         budget::Bucket,
         data_cloud::DataCloudExchange,
@@ -216,10 +217,17 @@ impl Room {
     pub(super) fn users(
         &self,
         settings: &config::Users,
+        budget: Option<CommonBudget>,
         shared: &Shared,
         jobs: &mut Jobs,
-    ) -> (Arc<Users>, Arc<DropGuard>) {
-        let common = Arc::new(Mutex::new(Bucket::new(settings.budget, Instant::now())));
+    ) -> UsersRoom {
+        let now = Instant::now();
+        let common = budget.unwrap_or_else(|| Arc::new(Mutex::new(Bucket::new(settings.budget, now))));
+        common
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .resize(settings.budget, now);
+        let budget = Arc::clone(&common);
         let (name, org) = (self.name.clone(), self.org.clone());
         let (http, store, all_metrics) = (self.http.clone(), shared.store.clone(), shared.metrics.clone());
         let make = move |user: &str| {
@@ -258,7 +266,7 @@ impl Room {
             running.run(end).await;
             Ok(())
         });
-        (users, need)
+        UsersRoom { users, need, budget }
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Prepared {
 
 pub(super) struct Site {
     pub(super) config: Config,
+    /// As it was at the start.
+    pub(super) first: Config,
     pub(super) shared: Shared,
     rooms: BTreeMap<OrgName, Room>,
     fronts: Vec<Front>,
@@ -67,6 +69,7 @@ impl Site {
     /// An empty one.
     pub(super) fn new(config: Config, shared: Shared, late: Stop, admin: Admin, health: Health) -> Self {
         Self {
+            first: config.clone(),
             config: Config {
                 listeners: Vec::new(),
                 orgs: BTreeMap::new(),
@@ -131,8 +134,8 @@ impl Site {
             room.retry();
         }
         for front in self.fronts.iter().filter(|front| front.settings.org == *org) {
-            if let Some((users, _)) = &front.users {
-                users.retry();
+            if let Some(room) = &front.users {
+                room.users.retry();
             }
         }
     }
@@ -156,7 +159,12 @@ impl Site {
         let fresh = doors::open(&self.fronts, &config.listeners).map_err(refused("listeners[].address"))?;
         let open = |address: &SocketAddr| self.admins.iter().any(|socket| socket.configured == *address);
         let missing: Vec<_> = config.admin.addresses.iter().copied().filter(|a| !open(a)).collect();
-        let admin = server::bind_each(&missing).map_err(refused("admin.address"))?;
+        let staying = self
+            .admins
+            .iter()
+            .filter(|socket| config.admin.addresses.contains(&socket.configured));
+        let staying: Vec<_> = staying.map(|socket| socket.bound).collect();
+        let admin = server::bind_each(&missing, &staying).map_err(refused("admin.address"))?;
         Ok(Steps { rooms, fresh, admin })
     }
 
@@ -222,10 +230,11 @@ impl Site {
                         && !changed.contains(&settings.org)
                 });
                 let kept = kept.and_then(|old| old.users.clone());
-                kept.unwrap_or_else(|| room.users(users, shared, jobs))
+                let budget = old.and_then(|old| Some(Arc::clone(&old.users.as_ref()?.budget)));
+                kept.unwrap_or_else(|| room.users(users, budget, shared, jobs))
             });
             let mut needs = room.needs();
-            needs.extend(users.as_ref().map(|(_, need)| Arc::clone(need)));
+            needs.extend(users.as_ref().map(|room| Arc::clone(&room.need)));
             let plain = tls.is_none();
             let door = |bound: SocketAddr| {
                 let mut own = settings.clone();
@@ -234,7 +243,7 @@ impl Site {
                     rules: Rules::new(&own, room.serves()),
                     plain,
                     proxy: Arc::clone(room.proxy()),
-                    users: users.as_ref().map(|(users, _)| Arc::clone(users)),
+                    users: users.as_ref().map(|room| Arc::clone(&room.users)),
                     needs: needs.clone(),
                 }
             };

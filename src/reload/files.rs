@@ -6,7 +6,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -41,17 +42,19 @@ pub(super) struct Looked {
 }
 
 /// Looks at these files; `again`: reads also those that seem the same. Blocks.
-pub(super) fn look(paths: &BTreeSet<PathBuf>, before: Seen, again: bool) -> Looked {
+pub(super) fn look(paths: &BTreeSet<PathBuf>, before: &Seen, again: bool) -> Looked {
     let mut seen = Seen::default();
     let mut changed = BTreeSet::new();
     for path in paths {
         let stamp = stamp(path).ok();
+        let there = stamp.is_some();
         let old = before.0.get(path);
         let file = match old {
             Some(old) if !again && old.stamp == stamp => old.clone(),
             _ => File {
                 stamp,
-                content: content(path).ok(),
+                // What is no file (a pipe, say) is not read: it may never end.
+                content: there.then(|| content(path).ok()).flatten(),
             },
         };
         if old.is_none_or(|old| old.content != file.content) {
@@ -65,6 +68,9 @@ pub(super) fn look(paths: &BTreeSet<PathBuf>, before: Seen, again: bool) -> Look
 fn stamp(path: &Path) -> io::Result<Stamp> {
     // Through every symbolic link: the swap of a folder gives another inode.
     let about = fs::metadata(path)?;
+    if !about.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
     Ok(Stamp {
         size: about.len(),
         modified: about.modified().ok(),
@@ -83,19 +89,24 @@ fn stamp(path: &Path) -> io::Result<Stamp> {
 
 fn content(path: &Path) -> io::Result<[u8; digest::SHA256_OUTPUT_LEN]> {
     // It may be a key.
-    let bytes = Zeroizing::new(fs::read(path)?);
+    let file = fs::File::open(path)?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(LONGEST).read_to_end(&mut bytes)?;
     let digest = digest::digest(&digest::SHA256, &bytes);
     let mut content = [0; digest::SHA256_OUTPUT_LEN];
     content.copy_from_slice(digest.as_ref());
     Ok(content)
 }
 
+/// More of a file is not looked at.
+const LONGEST: u64 = 4 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn changed(paths: &[&Path], seen: &mut Seen) -> Vec<PathBuf> {
-        let looked = look(&paths.iter().map(|p| (*p).to_owned()).collect(), seen.clone(), false);
+        let looked = look(&paths.iter().map(|p| (*p).to_owned()).collect(), seen, false);
         *seen = looked.seen;
         looked.changed.into_iter().collect()
     }

@@ -176,6 +176,7 @@ impl Exchange for DataCloudExchange {
             self.after == Generation(0) && self.dataspace == before.dataspace && self.http.leads_where(&before.http);
         if same {
             self.memory = before.memory;
+            self.after = before.after;
         }
         same
     }

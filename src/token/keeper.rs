@@ -72,6 +72,8 @@ struct Change<E> {
     exchange: E,
     rules: Rules,
     metrics: TokenMetrics,
+    /// One that the keeper has not seen was for another identity.
+    another: bool,
 }
 
 /// Changes what a keeper goes by while it runs. Cheap to clone.
@@ -94,11 +96,19 @@ impl<E: Exchange> Changes<E> {
     /// once, and the token at hand serves until it has succeeded. Of two changes that the keeper has not seen the newer
     /// counts.
     pub fn change(&self, exchange: E, rules: Rules, metrics: TokenMetrics) {
-        *lock(&self.mailbox) = Some(Box::new(Change {
+        let mut change = Change {
             exchange,
             rules,
             metrics,
-        }));
+            another: false,
+        };
+        {
+            let mut mailbox = lock(&self.mailbox);
+            if let Some(unseen) = mailbox.take() {
+                change.another = !change.exchange.takes_over(unseen.exchange) || unseen.another;
+            }
+            *mailbox = Some(Box::new(change));
+        }
         self.shared.wake.notify_one();
     }
 }
@@ -237,12 +247,14 @@ impl<E: Exchange> Keeper<E> {
                 exchange,
                 rules,
                 metrics,
+                another,
             } = *change;
+            // Whatever a login failed for may be what has changed.
+            retry = true;
             let before = std::mem::replace(&mut self.exchange, exchange);
-            if !self.exchange.takes_over(before) {
+            if !self.exchange.takes_over(before) || another {
                 self.anew = self.now.token.is_some();
                 self.scope_warned = false;
-                retry = true;
                 tracing::info!(org = %self.shared.org, "another identity: logging in");
                 self.schedule(Duration::ZERO);
             }
@@ -332,6 +344,16 @@ impl<E: Exchange> Keeper<E> {
         self.take_rejection();
         if lock(&self.changes).is_some() {
             // It may be another identity's. If not, it is in the store, and the next look there costs no login.
+            match outcome {
+                Ok(minted) if minted.adopted => self.give_login_back(),
+                Ok(_) => self.metrics.granted(),
+                Err(refusal) => {
+                    self.metrics.failed(refusal.reason);
+                    if refusal.class == Class::Unsent {
+                        self.give_login_back();
+                    }
+                }
+            }
             self.schedule(Duration::ZERO);
             return;
         }

@@ -387,6 +387,13 @@ async fn what_needs_a_restart_is_said_and_the_rest_counts() {
     );
     // It counts as changed until the restart, and is no reason to begin again.
     assert_eq!(this.look().await, Outcome::Unchanged);
+    let level = json!({"format": "text", "level": "error"});
+    assert_eq!(this.change(|config| config["log"] = level).await, Outcome::Taken);
+    let status = this.app.status().await;
+    assert_eq!(
+        status["configuration"]["needs_restart"],
+        json!(["threads", "log.format"])
+    );
     let reply = call(this.app.admin, "POST /quit HTTP/1.1\nContent-Length: 0", b"").await;
     assert_eq!(reply.status, 200);
     this.app.stop().await;
@@ -414,6 +421,79 @@ async fn the_admin_port_moves() {
         |closed| *closed,
     )
     .await;
+    this.app.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_setting_ends_a_refusal_at_once() {
+    let org = org().await;
+    org.refuse_logins(Some(("400 Bad Request", WRONG)));
+    let mut this = Changing::start(&org).await;
+    assert_eq!(this.get().await.0, 503);
+    org.refuse_logins(None);
+    let mut of_org = of(&org.url(), this.app.folder());
+    of_org["token"] = json!({"exchange_timeout": "9s"});
+    assert_eq!(
+        this.change(|config| config["orgs"]["main"] = of_org).await,
+        Outcome::Taken
+    );
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
+    while this.get().await.0 != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "the refusal stays");
+    }
+    this.app.stop().await;
+}
+
+#[tokio::test]
+async fn who_came_before_a_change_goes_with_the_address() {
+    let org = org().await;
+    let two = |connections: u32| {
+        json!([
+            {"address": "127.0.0.1:0", "org": "main"},
+            {"address": "127.0.0.1:0", "org": "main", "max_connections": connections, "hosts": ["two"]}
+        ])
+    };
+    let mut this = Changing::start_with(&org, |config| config["listeners"] = two(10)).await;
+    let second = this.listeners().await[1];
+    let mut early = connect(second).await;
+    assert_eq!(ask(&mut early, "GET /services/data/ HTTP/1.1").await.status, 200);
+    assert_eq!(
+        this.change(|config| config["listeners"] = two(20)).await,
+        Outcome::Taken
+    );
+    // Other limits are for those who come now; nobody is sent away for them.
+    assert_eq!(ask(&mut early, "GET /services/data/ HTTP/1.1").await.status, 200);
+    assert_eq!(get(second).await.0, 200);
+    let one = json!([{"address": "127.0.0.1:0", "org": "main"}]);
+    assert_eq!(this.change(|config| config["listeners"] = one).await, Outcome::Taken);
+    early
+        .write_all(b"GET /services/data/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .ok();
+    assert!(
+        read_reply(&mut early, false).await.is_none(),
+        "an address that is gone still serves"
+    );
+    this.app.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_tried_again() {
+    let org = org().await;
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap();
+    let mut this = Changing::start_with(&org, |config| config["reload"]["interval"] = json!("1s")).await;
+    let two = json!([{"address": "127.0.0.1:0", "org": "main"}, {"address": port.to_string(), "org": "main"}]);
+    let told = problem(this.change(|config| config["listeners"] = two).await);
+    assert!(told.contains("Address already in use"), "{told}");
+    drop(other);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
+    while this.app.metric(LAST).await < 1.0 {
+        assert!(tokio::time::Instant::now() < deadline, "it is not tried again");
+    }
+    assert_eq!(get(port).await.0, 200);
+    // Told once, however often it was tried.
+    assert_eq!(this.app.metric(RELOADS_FAILED).await, 1.0);
     this.app.stop().await;
 }
 

@@ -116,10 +116,10 @@ impl Default for ListenerFile {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenerTlsFile {
-    /// The listener's certificate and those between it and its authority, PEM; read at start.
+    /// The listener's certificate and those between it and its authority, PEM; a changed file counts for new connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_file: Option<String>,
-    /// The certificate's private key, PEM, without a password; read at start.
+    /// The certificate's private key, PEM, without a password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<String>,
     /// A folder for a certificate of the proxy's own making; apps trust the `ca.pem` in it.

@@ -4,7 +4,7 @@
 //! container's. Threads beyond it would only be throttled; a part of a core is rounded up. Without a limit one thread does
 //! all, however many cores the machine has: the cheapest beside an app, and enough for 40,000 calls a second.
 //!
-//! Owns: nothing. Invariants: from 1 to [`MOST`], and no more than this process may use at one time.
+//! Owns: nothing. Invariants: from 1 to 64, and no more than this process may use at one time.
 //! Units: microseconds of CPU for each period; cores.
 //! Fails with: never; what cannot be read is no limit.
 //! Source: cgroups(7), the kernel's cgroup-v2 (`cpu.max`) and sched-bwc (`cpu.cfs_quota_us`); design §9.

@@ -27,7 +27,7 @@ use hyper_util::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
     time::{Instant, interval, sleep, timeout},
 };
@@ -97,6 +97,11 @@ struct App {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // Before anything else: as process 1 it would not even notice a signal that comes too early.
+    let term = match arguments.command {
+        Command::Serve { .. } => Some(signal(SignalKind::terminate()).expect("a signal handler must be possible")),
+        Command::Job { .. } | Command::Load { .. } => None,
+    };
     #[expect(
         clippy::disallowed_methods,
         reason = "no part of the program: the app is told where the proxy is as apps are"
@@ -131,6 +136,7 @@ async fn main() -> ExitCode {
         } => {
             serve(
                 &app,
+                term.expect("it must have been set up"),
                 threads,
                 Duration::from_millis(every_ms),
                 Duration::from_millis(after_term_ms),
@@ -154,8 +160,7 @@ async fn main() -> ExitCode {
 }
 
 /// Steady calls until SIGTERM, and on for `after`, as an app does that finishes its work.
-async fn serve(app: &Arc<App>, threads: u64, every: Duration, after: Duration) {
-    let mut term = signal(SignalKind::terminate()).expect("a signal handler must be possible");
+async fn serve(app: &Arc<App>, mut term: Signal, threads: u64, every: Duration, after: Duration) {
     let mut callers = JoinSet::new();
     for _ in 0..threads {
         let app = Arc::clone(app);

@@ -65,6 +65,7 @@ def threads_follow_the_limit_of_cpu_and_without_one_there_is_one(w):
         pod = w.pod(sfTokenProxy={"resources": limits}).start().wait_ready()
         threads = pathlib.Path(f"/proc/{pod[PROXY].now.process.pid}/task")
         found[limit] = len([task for task in threads.iterdir() if (task / "comm").read_text().startswith("tokio-r")])
+        pod.wait("the app has called", lambda: "first" in output(pod[APP]), 30)
         pod.delete()
         all_well(output(pod[APP]))
     # One thread does all by itself: no worker beside it. With two there are two workers.

@@ -1,7 +1,6 @@
 //! The response cache (`orgs.NAME.cache`), on real sockets: what is given again, to whom, for how long, and what is never kept.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -721,18 +720,11 @@ async fn an_operator_purges_what_is_kept() {
     app.stop().await;
 }
 
-/// An address of this machine that is not loopback; none on a machine without a network.
-fn own_address() -> Option<SocketAddr> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-    // Nothing is sent: the kernel only chooses the way.
-    socket.connect("192.0.2.1:9").ok()?;
-    let ip = socket.local_addr().ok()?.ip();
-    (!ip.is_loopback() && !ip.is_unspecified()).then(|| SocketAddr::new(ip, 0))
-}
-
 #[tokio::test]
 async fn whoever_is_not_on_this_machine_purges_nothing() {
-    let Some(address) = own_address() else { return };
+    let Some(address) = crate::support::own_address() else {
+        return;
+    };
     let org = counting(numbered).await;
     let app = Running::start(&org.url(), |config| {
         config.admin.addresses = vec![address];

@@ -1,7 +1,6 @@
 //! From the start to the end: `healthcheck`, `wait`, the delay, `/quit`, and what the program says last.
 
 use std::{
-    net::SocketAddr,
     path::Path,
     process::{Command, Output},
     time::Duration,
@@ -74,21 +73,12 @@ async fn quit_is_off_unless_it_is_set() {
     app.stop().await;
 }
 
-/// An address of this machine that is not loopback; none on a machine without a network.
-fn own_address() -> Option<SocketAddr> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-    // Nothing is sent: the kernel only chooses the way.
-    socket.connect("192.0.2.1:9").ok()?;
-    let ip = socket.local_addr().ok()?.ip();
-    (!ip.is_loopback() && !ip.is_unspecified()).then(|| SocketAddr::new(ip, 0))
-}
-
 #[tokio::test]
 async fn only_a_caller_on_this_machine_quits_and_twice_is_no_harm() {
     let org = RawOrg::start(|_| Script::Hang).await;
     let app = Running::start(&org.url(), |config| {
         config.admin.quit_endpoint = true;
-        config.admin.addresses.extend(own_address());
+        config.admin.addresses.extend(crate::support::own_address());
         // Not waited for: whoever quits has finished.
         config.shutdown.delay = LONG;
     })

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use sf_token_proxy::{
-    app::{App, Exit},
+    app::{App, Bound, Exit},
     config::{
         Admin, Api, Budget, ClientCredentials, Config, EgressProxy, Grant, Listener, Log, LogFormat, LoginHost, Org,
         OrgName, Reload, Replay, SecretRef, SendSecret, Shutdown, Source, Store, Threads, TokenSettings, Upstream,
@@ -126,6 +126,10 @@ impl Running {
 
     pub async fn start_with(config: Config, secrets: tempfile::TempDir) -> Self {
         let bound = App::bind(config).await.expect("the app must bind");
+        Self::run(bound, secrets)
+    }
+
+    fn run(bound: Bound, folder: tempfile::TempDir) -> Self {
         let stop = Stop::new();
         Self {
             proxy: bound.proxy[0],
@@ -134,7 +138,7 @@ impl Running {
             admins: bound.admin.clone(),
             task: tokio::spawn(bound.run(stop.clone())),
             stop,
-            _secrets: secrets,
+            _secrets: folder,
         }
     }
 
@@ -145,17 +149,7 @@ impl Running {
             .await
             .expect("the app must bind");
         let reloader = bound.watching(source, Hangups::none());
-        let stop = Stop::new();
-        let app = Self {
-            proxy: bound.proxy[0],
-            listeners: bound.proxy.clone(),
-            admin: bound.admin[0],
-            admins: bound.admin.clone(),
-            task: tokio::spawn(bound.run(stop.clone())),
-            stop,
-            _secrets: folder,
-        };
-        (app, reloader)
+        (Self::run(bound, folder), reloader)
     }
 
     /// Where its secrets are, and its configuration if it has a file.

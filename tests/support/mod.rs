@@ -40,3 +40,12 @@ pub async fn eventually<T: std::fmt::Debug>(what: &str, mut seen: impl FnMut() -
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// An address of this machine that is not loopback; none on a machine without a network.
+pub fn own_address() -> Option<std::net::SocketAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Nothing is sent: the kernel only chooses the way.
+    socket.connect("192.0.2.1:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_loopback() && !ip.is_unspecified()).then(|| std::net::SocketAddr::new(ip, 0))
+}

@@ -179,7 +179,7 @@ impl Metrics {
                 requests: counters(
                     &r,
                     "token_requests_total",
-                    "Logins tried, by grant and result; reason says why one failed.",
+                    "Attempts to get a token, by grant and result; reason says why one failed or why nothing was sent.",
                     &["org", "grant", "result", "reason"],
                 ),
                 duration: histograms(

@@ -141,7 +141,7 @@ impl Health {
 /// not waited out.
 fn lets_start(state: StateWord, waited: bool, holds: bool) -> bool {
     match state {
-        StateWord::Live | StateWord::LiveRenewalFailing => true,
+        StateWord::Live | StateWord::LiveRenewalFailing | StateWord::LiveRefused => true,
         StateWord::Refused => waited && !holds,
         StateWord::Starting | StateWord::Renewing | StateWord::Failing => waited,
     }
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn only_a_passing_fault_is_waited_out() {
-        use StateWord::{Failing, Live, LiveRenewalFailing, Refused, Renewing, Starting};
+        use StateWord::{Failing, Live, LiveRefused, LiveRenewalFailing, Refused, Renewing, Starting};
         let table = [
             (Starting, false, true),
             (Renewing, false, true),
@@ -173,6 +173,7 @@ mod tests {
             (Refused, false, false),
             (Live, true, true),
             (LiveRenewalFailing, true, true),
+            (LiveRefused, true, true),
         ];
         for (state, at_once, after_patience) in table {
             assert_eq!(lets_start(state, false, true), at_once, "{state:?}");

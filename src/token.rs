@@ -291,8 +291,10 @@ pub enum StateWord {
     Starting,
     /// A token is in use.
     Live,
-    /// A token is in use, but its renewal fails.
+    /// A token is in use, but its renewal fails for a reason that may pass by itself.
     LiveRenewalFailing,
+    /// A token is in use, but the login host refuses its renewal until somebody acts.
+    LiveRefused,
     /// No token to use; a renewal is under way or will be tried soon.
     Renewing,
     /// No token to use, and getting one fails for a reason that may pass by itself.
@@ -302,10 +304,11 @@ pub enum StateWord {
 }
 
 impl StateWord {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Starting,
         Self::Live,
         Self::LiveRenewalFailing,
+        Self::LiveRefused,
         Self::Renewing,
         Self::Failing,
         Self::Refused,
@@ -316,6 +319,7 @@ impl StateWord {
             Self::Starting => "starting",
             Self::Live => "live",
             Self::LiveRenewalFailing => "live_renewal_failing",
+            Self::LiveRefused => "live_refused",
             Self::Renewing => "renewing",
             Self::Failing => "failing",
             Self::Refused => "refused",

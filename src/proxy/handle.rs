@@ -306,7 +306,7 @@ impl Door {
         };
         let token = match call.account.tokens.current() {
             Some(token) => token,
-            None => waiting(record, call.account.tokens.get()).await?,
+            None => for_token(record, call.account.tokens.get()).await?,
         };
         Ok(cached::look_up(
             cache,
@@ -356,7 +356,7 @@ impl Door {
         if let Some(farewell) = login.farewell() {
             return Ok(Reply::Own(farewell));
         }
-        let token = waiting(record, call.account.tokens.get()).await?;
+        let token = for_token(record, call.account.tokens.get()).await?;
         let base = call.base.as_deref().unwrap_or_default();
         Ok(Reply::Own(login.answer(base, &token)))
     }
@@ -442,7 +442,7 @@ impl Proxy {
         let account = &*call.account;
         let mut token = match account.tokens.current() {
             Some(token) => token,
-            None => waiting(record, Box::pin(account.tokens.get())).await?,
+            None => for_token(record, Box::pin(account.tokens.get())).await?,
         };
         if call.upload.not_kept().is_some() {
             token = waiting(record, Box::pin(account.sure(&self.upstream, token))).await?;
@@ -529,7 +529,7 @@ impl Proxy {
                 return Ok((answer, refused));
             }
             let next = if sends == 1 {
-                Some(waiting(record, account.tokens.renewed(refused.generation)).await)
+                Some(for_token(record, account.tokens.renewed(refused.generation)).await)
             } else if sends < MOST_SENDS {
                 waiting(
                     record,
@@ -601,6 +601,14 @@ async fn waiting<F: Future>(record: &mut Record, future: F) -> F::Output {
     let started = Instant::now();
     let output = future.await;
     record.waited(started.elapsed());
+    output
+}
+
+/// Awaits a token.
+async fn for_token<F: Future>(record: &mut Record, future: F) -> F::Output {
+    record.wants_token();
+    let output = waiting(record, future).await;
+    record.has_token();
     output
 }
 

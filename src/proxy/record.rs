@@ -31,7 +31,7 @@ pub enum Outcome {
     ClientError,
     /// The org's 5xx, or it broke off.
     UpstreamError,
-    /// We had no token to send.
+    /// We had no token to send; also when the caller went away waiting for one.
     TokenError,
     /// Our own fault.
     ProxyError,
@@ -185,10 +185,14 @@ impl Calls {
             log,
         };
         for method in ["GET", "POST", "PATCH", "DELETE"] {
-            calls.count((Some(Surface::Rest), MethodWord::of(method), 200, Outcome::Ok), 0);
-        }
-        for outcome in [Outcome::TokenError, Outcome::ProxyError] {
-            calls.count((Some(Surface::Rest), MethodWord::of("GET"), 503, outcome), 0);
+            for (status, outcome) in [
+                (200, Outcome::Ok),
+                (503, Outcome::TokenError),
+                (0, Outcome::TokenError),
+                (503, Outcome::ProxyError),
+            ] {
+                calls.count((Some(Surface::Rest), MethodWord::of(method), status, outcome), 0);
+            }
         }
         Arc::new(calls)
     }
@@ -302,6 +306,16 @@ impl Record {
     /// Whether its outcome is in its status, not in HTTP's.
     pub fn is_rpc(&self) -> bool {
         self.surface == Some(Surface::PubSub)
+    }
+
+    /// From here on the call waits for a token: whoever goes away meanwhile did so for want of one.
+    pub fn wants_token(&mut self) {
+        self.outcome = Outcome::TokenError;
+    }
+
+    /// The wait for a token is over.
+    pub fn has_token(&mut self) {
+        self.outcome = Outcome::Cancelled;
     }
 
     /// Adds time that was not ours.

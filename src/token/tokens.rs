@@ -247,6 +247,7 @@ impl Published {
         let failure = self.failure.as_ref().map(|failure| failure.class);
         match (self.usable(rejected), failure) {
             (Some(_), None) => StateWord::Live,
+            (Some(_), Some(class)) if class.needs_somebody() => StateWord::LiveRefused,
             (Some(_), Some(_)) => StateWord::LiveRenewalFailing,
             (None, None) if self.token.is_none() => StateWord::Starting,
             (None, None) => StateWord::Renewing,

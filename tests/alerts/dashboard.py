@@ -52,7 +52,7 @@ ROWS = [
     ]),
     ("Tokens", [
         ("State of the token", "state-timeline", "short", 12,
-         "The number of proxies in each state. refused and failing: calls fail now. live_renewal_failing: they may soon.",
+         "The number of proxies in each state. refused and failing: calls fail now. live_refused: they will when the token ends. live_renewal_failing: they may.",
          [("{{org}} {{state}}", gauge("org, state", "token_state"))]),
         ("Time to expiry", "timeseries", "s", 6, "Of the token that ends first. Below 0 it is used past its expiry. No line: no token.",
          [("{{org}}", f"min by (org) (({P}token_expiry_timestamp_seconds{{{SEL}}} > 0) - time())")]),

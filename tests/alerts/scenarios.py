@@ -181,6 +181,11 @@ def scenarios(full):
             must=all_of({"SfTokenProxyRenewalFailing", "SfTokenProxyTokenExpiring", "SfTokenProxyTokenPastExpiry"}), may=logins,
             fault=lambda stage, proxy: stage.with_token(proxy) and stage.orgs["expiry"].tell("token", **OUTAGE),
             heal=lambda stage, proxy: stage.orgs["expiry"].tell("reset") and stage.orgs["expiry"].tell("revoke")),
+        # The credential is withdrawn while a token lives: no call fails, and nothing heals it.
+        Scenario("denied", "denied", single(token={"lifetime": life}), [("main", 5, get())],
+            must=all_of({"SfTokenProxyRenewalRefused", "SfTokenProxyTokenExpiring", "SfTokenProxyTokenPastExpiry"}), may=logins,
+            fault=lambda stage, proxy: stage.with_token(proxy) and stage.orgs["denied"].tell("token", **REFUSAL),
+            heal=lambda stage, proxy: stage.orgs["denied"].tell("reset")),
         # Users who cannot log in, ever new ones.
         Scenario("logins", "common", users, [("main", 5, get()), ("main", 2, mixed(1, lambda n: f"stranger{n}@practice.example"))],
             must=all_of(burn | {"SfTokenProxyLoginFailures"}), stays=kept, heal=lambda stage, proxy: stage.heal_flows("logins")),

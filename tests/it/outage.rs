@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{io::AsyncWriteExt as _, net::TcpListener, time::Instant};
 
-use crate::support::{RawOrg, Running, Script, app::CANARY_SECRET, call, eventually};
+use crate::{
+    site::metric_becomes,
+    support::{RawOrg, Running, Script, app::CANARY_SECRET, call, connect, eventually},
+};
 
 const GET: &str = "GET /services/data/v60.0/x HTTP/1.1";
 const NOT_APPROVED: &str = r#"{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}"#;
@@ -129,5 +132,23 @@ async fn calls_before_the_first_token_wait_for_it() {
     }
     assert!(started.elapsed() >= Duration::from_millis(400), "nobody had to wait");
     assert_eq!(org.logins(), 1);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_waiting_for_a_token_counts_as_our_error() {
+    let org = RawOrg::start(|_| Script::ok()).await;
+    org.pause_logins(Duration::from_secs(60));
+    let app = Running::start(&org.url(), |_| {}).await;
+    let mut stream = connect(app.proxy).await;
+    stream
+        .write_all(format!("{GET}\r\nHost: localhost\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let waiters = "sf_token_proxy_token_waiters{org=\"main\"}";
+    metric_becomes(&app, waiters, 1.0).await;
+    drop(stream);
+    let counted = "sf_token_proxy_requests_total{code=\"none\",method=\"GET\",org=\"main\",outcome=\"token_error\",surface=\"rest\"}";
+    metric_becomes(&app, counted, 1.0).await;
     app.stop().await;
 }

@@ -349,7 +349,7 @@ async fn another_identity_takes_over_when_it_has_logged_in() {
         this.change(|config| config["orgs"]["main"] = other).await,
         Outcome::Taken
     );
-    let failing = "sf_token_proxy_token_state{org=\"main\",state=\"live_renewal_failing\"}";
+    let failing = "sf_token_proxy_token_state{org=\"main\",state=\"live_refused\"}";
     let started = tokio::time::Instant::now();
     while this.app.metric(failing).await < 1.0 {
         assert!(started.elapsed() < Duration::from_secs(10), "no login is tried");

@@ -325,7 +325,7 @@ async fn a_permanently_refused_renewal_keeps_the_old_token_too() {
     let first = room.first().await;
     room.until(2 * HOUR).await;
     assert_eq!(room.tokens.get().await.unwrap().generation, first.generation);
-    assert_eq!(room.state(), StateWord::LiveRenewalFailing);
+    assert_eq!(room.state(), StateWord::LiveRefused);
     // Only when the org refuses it does a caller hear of it, at once.
     let before = Instant::now();
     let error = room.tokens.renewed(first.generation).await.unwrap_err();

@@ -564,6 +564,11 @@ impl Exchange for Kept {
         if same {
             // A refresh token that could not be recorded yet is among it.
             self.memory = before.memory;
+        } else if before.lock().unrecorded.is_some() {
+            tracing::error!(
+                org = before.key.name,
+                "the identity was changed while the newest refresh token of the one before could not be recorded: going back to it needs a login by a person"
+            );
         }
         same && !elsewhere && self.http.leads_where(&before.http)
     }

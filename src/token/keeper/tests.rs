@@ -20,6 +20,7 @@ use crate::{
     token::{Instance, TokenError},
 };
 
+mod changes;
 mod other_ways;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -62,6 +63,8 @@ fn limited(retry_after: Option<Duration>) -> Reply {
 }
 
 struct Script {
+    /// The identity.
+    who: &'static str,
     replies: Mutex<VecDeque<Reply>>,
     seen: Arc<Seen>,
     clock: Clock,
@@ -120,8 +123,8 @@ impl Exchange for Script {
         })
     }
 
-    fn takes_over(&mut self, _: Self) -> bool {
-        true
+    fn takes_over(&mut self, before: Self) -> bool {
+        self.who == before.who
     }
 
     fn grant_word(&self) -> &'static str {
@@ -132,6 +135,8 @@ impl Exchange for Script {
 /// A keeper at work, and what one can see of it.
 struct Room {
     tokens: Tokens,
+    changes: Changes<Script>,
+    clock: Clock,
     seen: Arc<Seen>,
     metrics: TokenMetrics,
     /// Seconds that the machine slept.
@@ -158,6 +163,15 @@ fn rules() -> Rules {
     Rules::new(settings, budget)
 }
 
+fn script<const N: usize>(who: &'static str, replies: [Reply; N], seen: &Arc<Seen>, clock: &Clock) -> Script {
+    Script {
+        who,
+        replies: Mutex::new(replies.into()),
+        seen: Arc::clone(seen),
+        clock: clock.clone(),
+    }
+}
+
 fn start<const N: usize>(replies: [Reply; N]) -> Room {
     start_with(replies, rules())
 }
@@ -173,19 +187,18 @@ fn start_with<const N: usize>(replies: [Reply; N], rules: Rules) -> Room {
         })
     };
     let seen = Arc::new(Seen::default());
-    let script = Script {
-        replies: Mutex::new(replies.into()),
-        seen: Arc::clone(&seen),
-        clock: clock.clone(),
-    };
+    let script = script("a", replies, &seen, &clock);
     let org = OrgName::new("acme");
     let metrics = Metrics::new().token(&org, script.grant_word());
-    let (tokens, keeper) = keeper(org, rules, script, clock, metrics.clone());
+    let (tokens, keeper) = keeper(org, rules, script, clock.clone(), metrics.clone());
+    let changes = keeper.changes();
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run(stop.clone()));
     Room {
         tokens,
+        changes,
+        clock,
         seen,
         metrics,
         slept,

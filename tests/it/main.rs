@@ -45,6 +45,7 @@ mod program;
 mod pub_sub;
 mod refusal;
 mod reload;
+mod reload_hard_cases;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;

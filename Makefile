@@ -57,6 +57,7 @@ image:
 	$(TARGET)/lint/venv/bin/hadolint Dockerfile
 	tests/image/build.sh
 	tests/image/check.py
+	tests/image/published.py
 
 # What the image's binary is made of, for the release: CycloneDX.
 sbom:

@@ -9,6 +9,8 @@ use tokio::{
 
 use crate::support::{RawOrg, Running, Script, call, connect, own_address, read_reply};
 
+const GET: &str = "GET /services/data/v60.0/x HTTP/1.1";
+
 /// A call from this address of the machine; its status.
 async fn quit_from(source: &str, to: SocketAddr) -> u16 {
     let socket = TcpSocket::new_v4().unwrap();
@@ -56,6 +58,23 @@ async fn idle_connections_to_the_admin_port_do_not_keep_a_probe_out() {
     // They are closed soon: they hold descriptors.
     let closed = tokio::time::timeout(Duration::from_secs(30), idle[0].read(&mut [0])).await;
     assert_eq!(closed.expect("closed in time").unwrap(), 0);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_org_that_has_had_a_token_has_started_though_nobody_asked_then() {
+    let org = RawOrg::start(|request| match request.nth_on_connection {
+        0 => Script::ok(),
+        _ => Script::expired(),
+    })
+    .await;
+    let app = Running::start(&org.url(), |_| {}).await;
+    assert_eq!(call(app.proxy, GET, b"").await.status, 200);
+    org.refuse_logins(Some(("400 Bad Request", r#"{"error":"invalid_client"}"#)));
+    assert_eq!(call(app.proxy, GET, b"").await.status, 503);
+    let started = call(app.admin, "GET /startupz HTTP/1.1", b"").await;
+    assert_eq!(started.status, 200, "{}", started.text());
+    assert!(started.text().contains("refused"), "{}", started.text());
     app.stop().await;
 }
 

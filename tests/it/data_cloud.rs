@@ -90,7 +90,7 @@ impl Room {
     }
 }
 
-async fn query(proxy: std::net::SocketAddr) -> Reply {
+pub(crate) async fn query(proxy: std::net::SocketAddr) -> Reply {
     let lines = format!(
         "POST /api/v2/query HTTP/1.1\nContent-Type: application/json\nContent-Length: {}",
         SQL.len()

@@ -28,6 +28,7 @@ mod hard_cases;
 #[cfg(feature = "demo")]
 mod http2;
 mod lifecycle;
+mod lifecycle_hard_cases;
 mod local_login;
 #[cfg(feature = "demo")]
 mod login;
@@ -45,6 +46,7 @@ mod program;
 mod pub_sub;
 mod refusal;
 mod reload;
+mod reload_hard_cases;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;
 mod sharing;

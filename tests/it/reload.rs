@@ -9,23 +9,23 @@ use tokio::{io::AsyncWriteExt as _, task::JoinSet};
 use crate::support::{RawOrg, RawRequest, Running, Script, call, client::ask, connect, eventually, read_reply};
 
 /// An org that answers with the token it was called with.
-async fn org() -> RawOrg {
+pub(crate) async fn org() -> RawOrg {
     RawOrg::start(|request: &RawRequest| Script::json("200 OK", &json!(request.token()).to_string())).await
 }
 
 /// A program with a configuration of its own to change.
-struct Changing {
-    app: Running,
+pub(crate) struct Changing {
+    pub(crate) app: Running,
     reloader: Reloader,
-    config: Value,
+    pub(crate) config: Value,
 }
 
 impl Changing {
-    async fn start(org: &RawOrg) -> Self {
+    pub(crate) async fn start(org: &RawOrg) -> Self {
         Self::start_with(org, |_| {}).await
     }
 
-    async fn start_with(org: &RawOrg, adapt: impl FnOnce(&mut Value)) -> Self {
+    pub(crate) async fn start_with(org: &RawOrg, adapt: impl FnOnce(&mut Value)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("secret"), "first").unwrap();
         let mut config = json!({
@@ -35,6 +35,10 @@ impl Changing {
             "orgs": {"main": of(&org.url(), folder.path())},
         });
         adapt(&mut config);
+        Self::begin(folder, config).await
+    }
+
+    pub(crate) async fn begin(folder: tempfile::TempDir, config: Value) -> Self {
         fs::write(folder.path().join("config.yaml"), config.to_string()).unwrap();
         let (app, reloader) = Running::start_from(folder, "config.yaml").await;
         let this = Self { app, reloader, config };
@@ -43,22 +47,22 @@ impl Changing {
         this
     }
 
-    fn write(&self, file: &str, text: &str) {
+    pub(crate) fn write(&self, file: &str, text: &str) {
         fs::write(self.app.folder().join(file), text).unwrap();
     }
 
-    async fn look(&self) -> Outcome {
+    pub(crate) async fn look(&self) -> Outcome {
         self.reloader.reload().await.expect("the program runs")
     }
 
     /// Changes the file and looks.
-    async fn change(&mut self, change: impl FnOnce(&mut Value)) -> Outcome {
+    pub(crate) async fn change(&mut self, change: impl FnOnce(&mut Value)) -> Outcome {
         change(&mut self.config);
         self.write("config.yaml", &self.config.to_string());
         self.look().await
     }
 
-    async fn get(&self) -> (u16, String) {
+    pub(crate) async fn get(&self) -> (u16, String) {
         get(self.app.proxy).await
     }
 
@@ -86,7 +90,7 @@ async fn get(address: SocketAddr) -> (u16, String) {
     (reply.status, reply.text())
 }
 
-fn problem(outcome: Outcome) -> String {
+pub(crate) fn problem(outcome: Outcome) -> String {
     match outcome {
         Outcome::Refused(problems) => problems.to_string(),
         other => panic!("{other:?}"),

@@ -102,7 +102,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(bound, what).await.expect("it happens soon")
 }
 
-async fn ask(stream: &mut TlsStream<TcpStream>) -> Reply {
+pub(crate) async fn ask(stream: &mut TlsStream<TcpStream>) -> Reply {
     stream.write_all(LIMITS.as_bytes()).await.unwrap();
     read_reply(stream, false).await.expect("an answer")
 }

@@ -71,7 +71,7 @@ pub(crate) async fn app(org: &RawOrg, users: Value) -> Running {
     Running::start_with(config, folder).await
 }
 
-async fn whose(app: &Running, user: Option<&str>) -> (u16, String) {
+pub(crate) async fn whose(app: &Running, user: Option<&str>) -> (u16, String) {
     let header = user.map(|user| format!("\nX-SFPROXY-User: {user}")).unwrap_or_default();
     let reply = call(app.proxy, &format!("GET /services/data/v60.0/x HTTP/1.1{header}"), b"").await;
     (reply.status, reply.text())

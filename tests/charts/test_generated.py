@@ -97,3 +97,15 @@ def test_versions_agree():
             assert dependency["version"] == library["version"], chart
     for _, spec in pod_specs(rendered("example", "default")):
         assert named(spec["initContainers"], "sf-token-proxy")["image"] == f"sf-token-proxy:{program}"
+
+
+@pytest.mark.parametrize("chart", ALL_CHARTS)
+def test_the_tables_show_no_default_as_empty_that_is_not(chart):
+    values = yaml.safe_load((ROOT / "charts" / chart / "values.yaml").read_text())
+    rows = re.findall(r"^\| `([\w.]+)` .*\| `(.*)` +\|$", (ROOT / "charts" / chart / "README.md").read_text(), re.M)
+    assert len(rows) > 20
+    for path, shown in rows:
+        here = values
+        for part in path.split("."):
+            here = here[part]
+        assert (shown in ('""', "{}", "[]")) == (here in ("", {}, [])), f"{path}: {shown}"

@@ -354,7 +354,7 @@ can be mounted there. /var/run is /run in the image, as nearly everywhere.
 {{- fail (printf "sfTokenProxy.config.%s: %s is mounted already, and read-only; name one like /var/lib/sf-token-proxy" $at .) -}}
 {{- end -}}
 {{- end -}}
-{{- if has $real (list "/" "/etc" "/var" "/var/run" "/var/run/secrets" "/var/lib" "/usr" "/tmp" "/proc" "/dev" "/sys") -}}
+{{- if has $real (list "/" "/etc" "/var" "/var/run" "/var/run/secrets" "/usr" "/tmp" "/proc" "/dev" "/sys") -}}
 {{- fail (printf "sfTokenProxy.config.%s: a volume would be mounted on %s, which is the system's; name a folder of your own, like /var/lib/sf-token-proxy%s" $at $folder (hasKey . "above" | ternary "-tls/main" "")) -}}
 {{- end -}}
 {{- $folder -}}

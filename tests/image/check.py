@@ -22,8 +22,7 @@ PRACTICE = "localhost/sf-token-proxy-practice:test"
 AGAIN = "localhost/image-again:test"
 CONTAINER = f"image-check-{os.getpid()}"
 
-# The goal is 8 MiB, which is not reached yet: this keeps it from growing further away.
-MAX_BINARY = 9_800_000
+MAX_BINARY = 8 * 1024 * 1024
 # What the image may hold, and nothing else. The folders are those of x86-64 or of arm64.
 FILES = [
     r"sf-token-proxy",
@@ -144,7 +143,7 @@ def what_builds_it_is_one_image_by_its_digest(_):
     assert tests == [builder], f"the tests run in {tests}, the image is built in {builder}"
 
 
-def the_binary_has_not_grown(image):
+def the_binary_is_small(image):
     assert len(image.binary) <= MAX_BINARY, f"{len(image.binary)} bytes, {len(image.binary) - MAX_BINARY} too many"
 
 
@@ -222,7 +221,7 @@ CHECKS = [
     all_of_it_is_roots_and_nobody_can_write_or_become_somebody,
     its_authorities_are_the_public_ones,
     what_builds_it_is_one_image_by_its_digest,
-    the_binary_has_not_grown,
+    the_binary_is_small,
     the_practice_org_is_not_in_it,
     no_path_of_the_building_machine_is_in_it,
     two_builds_give_one_digest,

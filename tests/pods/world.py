@@ -112,6 +112,7 @@ class World:
         values = {
             "fullnameOverride": "shop",
             "deployment": {"args": ["serve"]},
+            "job": {"enabled": True},
             "sfTokenProxy": {
                 "caBundle": {"configMap": "org-ca"},
                 "config": {

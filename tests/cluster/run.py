@@ -11,6 +11,7 @@ Units: seconds. Fails with: the property that does not hold, then what the clust
 """
 
 import argparse
+import asyncio
 import base64
 import contextlib
 import json
@@ -115,45 +116,39 @@ class Relay:
         self.outside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.outside.load_cert_chain(certificate, key)
         self.inside = ssl.create_default_context(cafile=org.ca)
-        self.listener = socket.create_server((address, 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
+        listener = socket.create_server((address, 0))
+        self.port = listener.getsockname()[1]
+        self.loop = asyncio.new_event_loop()
+        # One thread for all: a TLS connection must not be read and written by two at a time.
+        self.thread = threading.Thread(target=self.serve, args=(listener,), daemon=True)
+        self.thread.start()
 
-    def accept(self):
-        while True:
-            try:
-                caller, _ = self.listener.accept()
-            except OSError:
-                return  # closed
-            threading.Thread(target=self.connect, args=(caller,), daemon=True).start()
+    def serve(self, listener):
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(asyncio.start_server(self.connect, sock=listener, ssl=self.outside))
+        self.loop.run_forever()
 
-    def connect(self, caller):
-        """One connection: two threads, each copies one way until its side has ended."""
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            stack.enter_context(caller)
-            # A caller that says nothing must not hold a thread for ever.
-            caller.settimeout(60)
-            near = stack.enter_context(self.outside.wrap_socket(caller, server_side=True))
-            far = stack.enter_context(self.inside.wrap_socket(socket.create_connection(("127.0.0.1", self.org.port), 10), server_hostname="localhost"))
-            for side in (near, far):
-                side.settimeout(300)
-            back = threading.Thread(target=copy, args=(far, near), daemon=True)
-            back.start()
-            copy(near, far)
-            back.join()
+    async def connect(self, reader, writer):
+        """One connection, until either side ends it: the proxy opens another."""
+        with contextlib.suppress(OSError):
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.org.port, ssl=self.inside, server_hostname="localhost")
+            await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
 
     def close(self):
-        self.listener.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
 
 
-def copy(source, target):
-    with contextlib.suppress(OSError):
-        while piece := source.recv(65536):
-            target.sendall(piece)
-    # Whichever side ends first ends both: the proxy opens another connection.
-    for side in (source, target):
-        with contextlib.suppress(OSError):
-            side.shutdown(socket.SHUT_RDWR)
+async def copy(reader, writer):
+    """Over TLS no side can be closed alone, so the end of what comes in is the end of the connection."""
+    try:
+        while piece := await reader.read(65536):
+            writer.write(piece)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
 
 
 # What its users put into the cluster
@@ -210,6 +205,7 @@ def cluster_values():
 def app_values(org):
     return {
         "fullnameOverride": "shop",
+        "job": {"enabled": True},
         "deployment": {"args": ["serve"]},
         "sfTokenProxy": {"caBundle": {"configMap": "org-ca"}, "config": org_config(org)},
     }

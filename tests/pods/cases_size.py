@@ -1,5 +1,6 @@
 """What the sidecar takes: memory and CPU, measured from its cgroup; docs/operations.md has the figures."""
 
+import concurrent.futures
 import json
 import pathlib
 import time
@@ -47,6 +48,31 @@ def memory_stays_under_the_charts_limit_with_200_connections_and_after_5000_call
         f"peak of the cgroup {group.peak() / MIB:.1f} of {limit / MIB:.0f} MiB; {connections:.0f} descriptors; "
         f"cpu: idle {idle_cpu * 1000:.2f} m, {per_call * 1e6:.0f} µs a call"
     )
+
+
+@case
+def the_charts_limit_holds_the_bodies_of_70_uploads_that_a_slow_org_has_not_answered(w):
+    """The chart's own limit and the program's own `replay.total` have to fit together: that much is kept, and nobody is killed for it."""
+    uploads = 70
+    quiet = ["serve", "--threads", "1", "--every-ms", "5000", "--after-term-ms", "0"]
+    pod = w.pod(deployment={"args": quiet}).start().wait_ready()
+    group = Cgroup(pod[PROXY].now.process.pid)
+    body = w.scratch / "upload.json"
+    body.write_text(json.dumps({"Name": "an upload"}) + " " * MIB)
+    w.org.control("latency", api_ms=4000, token_ms=0)
+    # Each over a connection of its own; curl numbers them by itself.
+    curl = ["curl", "-sS", "-m", 60, "--parallel", "--parallel-immediate", "--parallel-max", uploads, "-o", "/dev/null", "-w", "%{http_code}\n"]
+    curl += ["-H", "Content-Type: application/json", "--data-binary", f"@{body}", f"http://127.0.0.1:8080/services/data/v60.0/sobjects/Account?upload=[1-{uploads}]"]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(w.network.inside, *curl, check=False, seconds=90)
+        ended = pod[PROXY].now.over
+        kept = w.eventually("the bodies of nearly all are kept", lambda: ended.is_set() or (now := w.metric("replay_bytes")) and now >= 60 * MIB and now, 30)
+        answers = sent.result()
+    statuses = answers.stdout.split()
+    check(not ended.is_set(), f"the sidecar was ended: {pod[PROXY].instances[0].reason}")
+    check(pod[PROXY].restarts == 0, "the sidecar was restarted")
+    check(statuses == ["201"] * uploads, f"answers: {sorted(set(statuses))}, {len(statuses)} of them; {answers.stderr[-300:]}")
+    print(f"     memory: {kept / MIB:.0f} MiB of bodies kept at once, peak of the cgroup {group.peak() / MIB:.1f} of {group.limit() / MIB:.0f} MiB")
 
 
 @case

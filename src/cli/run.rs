@@ -4,6 +4,7 @@ use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{App, Bound},
@@ -44,11 +45,17 @@ pub(super) fn run(config: Config, source: Source) -> anyhow::Result<ExitCode> {
 /// Binds everything, unless a signal comes first: a certificate's folder may be locked, or a disk hang.
 async fn begin(config: Config, signals: &mut Signals) -> anyhow::Result<Option<Bound>> {
     let runtime = tokio::runtime::Handle::current();
-    let binding = tokio::task::spawn_blocking(move || runtime.block_on(App::bind(config)));
+    let told = CancellationToken::new();
+    let stop = told.clone();
+    // In a thread of its own, because much of it blocks. Between two blocking steps it sees that it is to end: its timers must not outlive the runtime.
+    let mut binding =
+        tokio::task::spawn_blocking(move || runtime.block_on(stop.run_until_cancelled(App::bind(config))));
     tokio::select! {
-        bound = binding => Ok(Some(bound.context("the start broke off")??)),
+        bound = &mut binding => Ok(bound.context("the start broke off")?.transpose()?),
         signal = signals.next() => {
             tracing::info!(signal, "told to end before it listened");
+            told.cancel();
+            drop(tokio::time::timeout(LAST_TASKS, binding).await);
             Ok(None)
         }
     }

@@ -22,8 +22,9 @@ pub(super) struct Seen(BTreeMap<PathBuf, File>);
 
 #[derive(Clone, Default)]
 struct File {
-    /// `None`: the next look reads it again, if it is there.
     stamp: Option<Stamp>,
+    /// The same stamp means the same content; else the next look reads it again.
+    sure: bool,
     content: Option<[u8; digest::SHA256_OUTPUT_LEN]>,
     /// Where it is, without symbolic links.
     place: Option<PathBuf>,
@@ -61,9 +62,14 @@ impl Looked {
 
     /// With what a look at its `unsure` files has found a little later: what is the same by now is sure.
     pub(super) fn confirmed_by(&mut self, later: Self) {
+        // The same content is not enough: a file that is written again and again may be found empty each time.
+        let same = |path: &PathBuf| match (self.seen.0.get(path), later.seen.0.get(path)) {
+            (Some(then), Some(now)) => then.stamp == now.stamp && then.content == now.content,
+            _ => false,
+        };
+        self.unsure
+            .retain(|path| !same(path) || later.unknown.contains_key(path));
         self.seen.0.extend(later.seen.0);
-        self.unsure = later.changed;
-        self.unsure.extend(later.unknown.into_keys());
     }
 
     /// Without what is unsure: as it was `before`, so that it is a change at the next look.
@@ -92,8 +98,8 @@ pub(super) fn look(paths: &BTreeSet<PathBuf>, before: &Seen, again: bool, now: S
                 patience = LITTLE_PATIENCE;
                 looked.unknown.insert(path.clone(), error.to_string());
                 if let Some(old) = old {
-                    let stamp = None;
-                    looked.seen.0.insert(path.clone(), File { stamp, ..old.clone() });
+                    let sure = false;
+                    looked.seen.0.insert(path.clone(), File { sure, ..old.clone() });
                 }
                 continue;
             }
@@ -115,13 +121,14 @@ impl File {
         let Ok(stamp) = Stamp::of(path) else {
             return Self::default();
         };
-        if let Some(known) = known.filter(|known| known.stamp.as_ref() == Some(&stamp)) {
+        if let Some(known) = known.filter(|known| known.sure && known.stamp.as_ref() == Some(&stamp)) {
             return known;
         }
         let content = content(path).ok();
         Self {
             // The next look may find what this one could not read, and what has come within one tick of the clock.
-            stamp: Some(stamp).filter(|stamp| content.is_some() && !stamp.is_young(now)),
+            sure: content.is_some() && !stamp.is_young(now),
+            stamp: Some(stamp),
             content,
             place: fs::canonicalize(path).ok(),
         }
@@ -272,7 +279,7 @@ mod tests {
         let mut seen = Seen::default();
         fs::write(&path, vec![b'x'; usize::try_from(disk::LARGE).unwrap() + 1]).unwrap();
         changed(&[&path], &mut seen);
-        assert!(seen.0[&path].content.is_none() && seen.0[&path].stamp.is_none());
+        assert!(seen.0[&path].content.is_none() && !seen.0[&path].sure);
         fs::remove_file(&path).unwrap();
         // A pipe is not waited for.
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();

@@ -294,6 +294,10 @@ async fn a_secret_that_has_become_a_pipe_or_hangs_ends_no_login() {
         Ok(())
     });
     assert!(late.is_err());
+    // Not even a login that has no time at all is said to have waited for the login host.
+    let mut hasty = of_other.clone();
+    hasty.timeout = Duration::ZERO;
+    assert_eq!(once(&hasty).await.unwrap_err().reason, "secret_unreadable");
     once(&this).await.expect("the last good one serves");
     let refusal = once(&of_other).await.unwrap_err();
     assert_eq!(refusal.reason, "secret_unreadable");

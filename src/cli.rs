@@ -110,7 +110,7 @@ pub fn main() -> ExitCode {
 
 fn start(config: Config, source: config::Source) -> ExitCode {
     let log = config.log.clone();
-    if let Err(error) = crate::log::init(&log) {
+    if let Err(error) = crate::log::init_serving(&log) {
         complain(&error.to_string());
         return ExitCode::FAILURE;
     }
@@ -118,7 +118,9 @@ fn start(config: Config, source: config::Source) -> ExitCode {
     for warning in config.warnings(Clock::system().now()) {
         tracing::warn!("{warning}");
     }
-    run::run(config, source).unwrap_or_else(|error| last_words::failed(&error, &log))
+    let code = run::run(config, source).unwrap_or_else(|error| last_words::failed(&error, &log));
+    crate::log::flush();
+    code
 }
 
 /// Help and version are asked for and go to stdout; anything else is a mistake.

@@ -29,6 +29,8 @@ mod hard_cases;
 mod http2;
 mod lifecycle;
 mod local_login;
+#[cfg(unix)]
+mod log;
 #[cfg(feature = "demo")]
 mod login;
 #[cfg(all(feature = "demo", target_os = "linux"))]

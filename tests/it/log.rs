@@ -17,21 +17,23 @@ const LONG: Duration = Duration::from_secs(120);
 const CALLS: usize = 6000;
 
 /// A program that logs each call; how far its log was read.
-struct Program {
-    child: Child,
+pub(crate) struct Program {
+    pub(crate) child: Child,
+    pub(crate) config: Value,
+    pub(crate) folder: tempfile::TempDir,
     lines: Lines<BufReader<ChildStdout>>,
     proxy: std::net::SocketAddr,
     admin: std::net::SocketAddr,
-    _folder: tempfile::TempDir,
 }
 
 impl Program {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = json!({
             "listeners": [{"address": "127.0.0.1:0"}],
             "admin": {"address": "127.0.0.1:0"},
             "log": {"requests": true, "format": "json"},
+            "reload": {"interval": "1s"},
             // Nobody is there, and nobody needs a token.
             "orgs": {"main": {"login_url": "http://127.0.0.1:9", "grant": {"client_credentials": {
                 "client_id": "id", "client_secret": "env:SECRET",
@@ -60,7 +62,8 @@ impl Program {
             lines,
             proxy: addresses[0],
             admin: addresses[1],
-            _folder: folder,
+            config,
+            folder,
         }
     }
 
@@ -75,6 +78,17 @@ impl Program {
             assert_eq!(alive.status, 200);
         };
         timeout(LONG, calling).await.expect("calls and probes go on");
+    }
+
+    /// The next event that says so.
+    pub(crate) async fn says(&mut self, message: &str) -> Value {
+        loop {
+            let line = timeout(LONG, self.lines.next_line()).await.expect("it is told");
+            let event: Value = serde_json::from_str(&line.unwrap().expect("it runs")).unwrap();
+            if event["message"] == message {
+                return event;
+            }
+        }
     }
 
     fn terminate(&self) {

@@ -23,7 +23,8 @@ use zeroize::Zeroizing;
 pub(crate) const TMP: &str = ".tmp";
 
 /// The largest configuration file or certificate that is read.
-pub(crate) const LARGE: u64 = 4 << 20;
+pub(crate) const LARGE: u64 = 4 * MIB;
+const MIB: u64 = 1 << 20;
 
 /// The bytes of a regular file, of at most `most`, within `patience`. Blocks.
 pub(crate) fn read(path: &Path, most: u64, patience: Duration) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -58,9 +59,9 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 /// All that is in an open file, if it is not more than `most`.
 pub(crate) fn bytes(file: File, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let too_large = || {
-        let most = match most {
-            _ if most % (1 << 20) == 0 => format!("{} MiB", most >> 20),
-            _ => format!("{most} bytes"),
+        let most = match most.is_multiple_of(MIB) {
+            true => format!("{} MiB", most / MIB),
+            false => format!("{most} bytes"),
         };
         io::Error::new(ErrorKind::FileTooLarge, format!("it is larger than {most}"))
     };
@@ -327,7 +328,11 @@ mod tests {
         let inside = std::sync::Arc::new(Mutex::new(()));
         let ask = || {
             let inside = std::sync::Arc::clone(&inside);
-            within(path, SOON, move || Ok(drop(inside.try_lock().expect("alone"))))
+            within(path, SOON, move || {
+                let _alone = inside.try_lock().expect("alone");
+                thread::yield_now();
+                Ok(())
+            })
         };
         thread::scope(|scope| {
             let asking: Vec<_> = (0..20).map(|_| scope.spawn(ask)).collect();

@@ -8,7 +8,8 @@
 #   --build-arg BASE=IMAGE       any image with glibc 2.36 or later, libgcc and CA certificates, such as a "distroless" one for C programs
 #
 # tests/image/build.sh does both.
-ARG BUILDER=rust:1.95-bookworm
+# By digest, as in .github/workflows/ci.yml; docs/releasing.md says how it is moved.
+ARG BUILDER=rust:1.95-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1
 ARG BASE=base
 
 FROM ${BUILDER} AS build

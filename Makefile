@@ -57,6 +57,7 @@ image:
 	$(TARGET)/lint/venv/bin/hadolint Dockerfile
 	tests/image/build.sh
 	tests/image/check.py
+	tests/image/published.py
 
 # What the image's binary is made of, for the release: CycloneDX.
 sbom:
@@ -97,10 +98,13 @@ alerts:
 	$(TARGET)/alerts/venv/bin/python tests/alerts/check.py
 	cargo test --locked --test it --no-run
 	$(TARGET)/alerts/venv/bin/python tests/alerts/live.py --bin $(TARGET)/debug/sf-token-proxy --out $(TARGET)/alerts/run
-# The rendered charts as real pods, by podman under a stand-in for the kubelet. Needs root.
+
+# The rendered charts as real pods, by podman under a stand-in for the kubelet. Needs root. The practice org and the app are those that `cargo test`
+# builds (see clients): build.sh makes neither when its images are there already.
 pods:
-	tests/image/build.sh > /dev/null
+	cargo test --locked --test it --no-run
 	cargo build --locked --example pod_app
+	tests/image/build.sh > /dev/null
 	tests/charts/setup.sh
 	tests/pods/images.sh
 	PYTHONDONTWRITEBYTECODE=1 $(TARGET)/charts/venv/bin/python tests/pods/run.py

@@ -17,9 +17,16 @@ for folder in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
 done
 flags+=("--remap-path-prefix=$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$(rustc -vV | sed -n 's/^commit-hash: //p')")
 flags+=("--remap-path-prefix=$PWD=/build" "--remap-path-prefix=$target=/target")
-# A panic ends the process and the names are stripped, so nobody unwinds: the tables for it were 0.5 MiB.
-flags+=(-Cforce-unwind-tables=no)
+# A panic ends the process and the names are stripped, so nobody unwinds. Whatever asks for the tables (LLVM for functions that drop something,
+# the ready-made standard library, assembly) gets none: they were 1.1 MiB.
+flags+=(-Cforce-unwind-tables=no -Clink-arg=-Wl,--no-eh-frame-hdr -Clink-arg=-Wl,-T,packaging/no-unwind-tables.ld)
 export CFLAGS=-fno-asynchronous-unwind-tables
+# aws-lc without its tables for P-256, P-384 and P-521 (0.45 MiB): such a signature takes two to six times as long, and a handshake has one or two. Its small form would
+# leave out AES-GCM by AVX-512 as well (0.7 MiB), and with it a third of the speed at which bodies pass; keep-avx512.h keeps that. A path may have blanks.
+export AWS_LC_SYS_SMALL=1 CC_SHELL_ESCAPED_FLAGS=1
+CFLAGS+=" -include '$PWD/packaging/keep-avx512.h'"
+# Functions that came out alike are there once. Of the linkers that a host may have, only LLVM's can do that; it is Rust's own on x86-64.
+case $(uname -m) in x86_64) flags+=(-Clink-arg=-Wl,--icf=all) ;; esac
 # Where the program's own addresses have to be set at start, one bit each in place of 24 bytes: that table was 0.35 MiB. The loader must be of glibc 2.36 or later.
 flags+=(-Clink-arg=-Wl,-z,pack-relative-relocs)
 # For this machine by its name: build scripts and macros are then spared these flags.

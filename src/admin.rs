@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, PoisonError, RwLock},
     time::SystemTime,
 };
@@ -26,6 +26,7 @@ use crate::{
     proxy::guard::Rules,
     ready::{Health, Report},
     reload::Reloads,
+    server::Caller,
     token::{Expiry, Snapshot},
 };
 
@@ -79,14 +80,13 @@ impl Admin {
         Arc::clone(&self.shown.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// `peer`: who called, if that is known.
-    pub fn answer<B>(&self, request: Request<B>, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
+    pub fn answer<B>(&self, request: Request<B>, caller: &Caller) -> Response<Full<Bytes>> {
         let (call, _body) = request.into_parts();
         if call.uri.path() == PURGE {
-            return self.purge(&call, peer);
+            return self.purge(&call, caller);
         }
         if call.uri.path() == QUIT {
-            return self.quit(&call, peer);
+            return self.quit(&call, caller);
         }
         if !matches!(call.method, Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
@@ -122,8 +122,8 @@ impl Admin {
         }
     }
 
-    fn purge(&self, call: &Parts, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
-        if let Some(refused) = refused(call, peer) {
+    fn purge(&self, call: &Parts, caller: &Caller) -> Response<Full<Bytes>> {
+        if let Some(refused) = refused(call, caller) {
             return refused;
         }
         let asked: Vec<_> = url::form_urlencoded::parse(call.uri.query().unwrap_or_default().as_bytes()).collect();
@@ -195,11 +195,11 @@ impl Admin {
     }
 
     /// The answer goes out before the end: this port is the last to close.
-    fn quit(&self, call: &Parts, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
+    fn quit(&self, call: &Parts, caller: &Caller) -> Response<Full<Bytes>> {
         if !self.shown().quit_endpoint {
             return problem(StatusCode::NOT_FOUND, "off: `admin.quit_endpoint` is not true");
         }
-        if let Some(refused) = refused(call, peer) {
+        if let Some(refused) = refused(call, caller) {
             return refused;
         }
         if !self.quit.is_cancelled() {
@@ -211,8 +211,8 @@ impl Admin {
 }
 
 /// What to answer to a call that is no POST, or may change nothing.
-fn refused(call: &Parts, peer: Option<SocketAddr>) -> Option<Response<Full<Bytes>>> {
-    if let Err(refused) = may_change(call, peer) {
+fn refused(call: &Parts, caller: &Caller) -> Option<Response<Full<Bytes>>> {
+    if let Err(refused) = may_change(call, caller) {
         return Some(problem(StatusCode::FORBIDDEN, refused));
     }
     if call.method == Method::POST {
@@ -226,10 +226,13 @@ fn refused(call: &Parts, peer: Option<SocketAddr>) -> Option<Response<Full<Bytes
 }
 
 /// Whether this call may change something: it comes from this machine, for this machine, and from no web page.
-fn may_change(call: &Parts, peer: Option<SocketAddr>) -> Result<(), &'static str> {
-    let local = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+fn may_change(call: &Parts, caller: &Caller) -> Result<(), &'static str> {
+    // A mesh passes on what came from elsewhere with a sender in 127.0.0.0/8, to the address that was called from there.
+    let ours = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let of_this_machine = |address: SocketAddr| ours.contains(&address.ip().to_canonical());
+    let local = caller.peer.is_some_and(of_this_machine) && caller.local.is_some_and(of_this_machine);
     // A sidecar that passes on what came from elsewhere calls from loopback as well.
-    let passed_on = ["forwarded", "x-forwarded-for"]
+    let passed_on = ["forwarded", "x-forwarded-for", "x-real-ip"]
         .iter()
         .any(|name| call.headers.contains_key(*name));
     if !local || passed_on {

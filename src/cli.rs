@@ -109,8 +109,7 @@ pub fn main() -> ExitCode {
 }
 
 fn start(config: Config, source: config::Source) -> ExitCode {
-    let log = config.log.clone();
-    if let Err(error) = crate::log::init_serving(&log) {
+    if let Err(error) = crate::log::init_serving(&config.log) {
         complain(&error.to_string());
         return ExitCode::FAILURE;
     }
@@ -118,7 +117,7 @@ fn start(config: Config, source: config::Source) -> ExitCode {
     for warning in config.warnings(Clock::system().now()) {
         tracing::warn!("{warning}");
     }
-    let code = run::run(config, source).unwrap_or_else(|error| last_words::failed(&error, &log));
+    let code = run::run(config, source).unwrap_or_else(|error| last_words::failed(&error));
     crate::log::flush();
     code
 }

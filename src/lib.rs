@@ -20,7 +20,7 @@
 //! | [`reload`] | what becomes of changed files while the program runs |
 //! | [`admin`] | probes, status, metrics, the cache's purge, `/quit` |
 //! | [`tls`] | whom we trust, and with which certificate a listener speaks https |
-//! | [`ready`] [`metrics`] [`shutdown`] [`threads`] [`clock`] [`log`] `disk` `http_date` | one small thing each |
+//! | [`ready`] [`metrics`] [`shutdown`] [`threads`] [`clock`] [`log`] `descriptors` `disk` `http_date` | one small thing each |
 //! | `demo` | the practice org: a Salesforce to try and test against |
 //!
 //! Arrows go one way: `proxy` asks `token` for a token and reports a refusal; `token` knows nothing of HTTP servers;
@@ -36,6 +36,7 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+mod descriptors;
 mod disk;
 #[doc(hidden)]
 pub mod fuzzing;

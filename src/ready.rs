@@ -114,9 +114,10 @@ impl Health {
         };
         let (mut states, beside) = (states(&watched.orgs), states(&watched.beside));
         let good = inner.started.load(Ordering::Relaxed)
-            || states
-                .iter()
-                .all(|(_, snapshot)| lets_start(snapshot.state, waited, watched.holds_on_refusal));
+            || states.iter().all(|(_, snapshot)| {
+                // It has had one, though nobody asked then.
+                snapshot.generation.is_some() || lets_start(snapshot.state, waited, watched.holds_on_refusal)
+            });
         if good {
             inner.started.store(true, Ordering::Relaxed);
         }

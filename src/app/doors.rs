@@ -12,8 +12,6 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use http::Request;
-use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio_util::sync::DropGuard;
 
@@ -21,7 +19,7 @@ use super::jobs::{Group, Jobs};
 use crate::{
     config::Listener,
     proxy::{Door, users::Users},
-    server::{self, Limits, Tls},
+    server::{self, Caller, Handler, Limits, Tls},
     shutdown::Stop,
     token::CommonBudget,
 };
@@ -203,15 +201,14 @@ impl Socket {
 }
 
 async fn serve(listener: TcpListener, door: Shifting, limits: Limits, tls: Option<Tls>, stop: Stop) -> io::Result<()> {
-    let plain = Arc::clone(&door);
-    let handler = move |request| now(&door).handle(request);
-    match tls {
-        None => server::serve(listener, handler, limits, stop).await,
-        Some(tls) => {
-            let refuse = move |request: Request<Incoming>| ready(now(&plain).refuse_plain(&request));
-            server::serve_tls(listener, tls, handler, refuse, limits, stop).await
-        }
-    }
+    let handler = move |caller: &Caller| -> Handler<_> {
+        let (door, refused) = (Arc::clone(&door), caller.without_tls);
+        Box::new(move |request| match refused {
+            false => Box::pin(now(&door).handle(request)),
+            true => Box::pin(ready(now(&door).refuse_plain(&request))),
+        })
+    };
+    server::serve(listener, tls, handler, limits, stop).await
 }
 
 fn now(door: &Shifting) -> Arc<Door> {

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, future::ready, io, net::SocketAddr, sync::Arc};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::{
     BindError,
@@ -19,9 +19,10 @@ use crate::{
     admin::{Admin, Shown, ShownListener},
     clock::unix_seconds,
     config::{Config, Listener, OrgName},
+    descriptors,
     proxy::{Door, body, guard::Rules},
     ready::Health,
-    server::{self, Limits, Tls},
+    server::{self, Caller, Handler, Limits, Tls},
     shutdown::Stop,
 };
 
@@ -211,8 +212,10 @@ impl Site {
             let Some(room) = self.rooms.get(&settings.org) else {
                 continue;
             };
+            // An address more, or another order, makes it no other listener.
             let same = |front: &&Front| front.settings.addresses == settings.addresses;
-            let old = before.iter().find(same);
+            let shares = |front: &&Front| front.settings.addresses.iter().any(|a| settings.addresses.contains(a));
+            let old = before.iter().find(same).or_else(|| before.iter().find(shares));
             let limits = match old {
                 Some(old)
                     if old.settings.max_connections == settings.max_connections
@@ -220,7 +223,7 @@ impl Site {
                 {
                     old.limits.clone()
                 }
-                _ => Limits::new(settings.max_connections, settings.idle_timeout),
+                _ => Limits::new(descriptors::affordable(settings.max_connections), settings.idle_timeout),
             };
             let tls = tls.unwrap_or_else(|| old.and_then(|old| old.tls.clone()));
             let users = settings.users.as_ref().map(|users| {
@@ -269,11 +272,11 @@ impl Site {
         for (configured, listener) in fresh {
             let Ok(bound) = listener.local_addr() else { continue };
             let (limits, stop, admin) = (self.admin_limits.clone(), self.late.child(), self.admin.clone());
-            let handler = move |stream: &TcpStream| {
-                let (admin, peer) = (admin.clone(), stream.peer_addr().ok());
-                move |request| ready(admin.answer(request, peer))
+            let handler = move |caller: &Caller| -> Handler<_> {
+                let (admin, caller) = (admin.clone(), *caller);
+                Box::new(move |request| Box::pin(ready(admin.answer(request, &caller))))
             };
-            let serving = server::serve_each(listener, handler, limits, stop.clone());
+            let serving = server::serve_http1(listener, handler, limits, stop.clone());
             self.jobs
                 .add(Group::Rooms, "the admin port", &stop.retire.clone(), serving);
             self.admins.push(AdminSocket {
@@ -313,5 +316,6 @@ impl Site {
     }
 }
 
-const ADMIN_CONNECTIONS: usize = 100;
-const ADMIN_IDLE: std::time::Duration = std::time::Duration::from_secs(120);
+/// Whoever reaches the port may open them; that of the kubelet's probe has to find room.
+const ADMIN_CONNECTIONS: usize = 1000;
+const ADMIN_IDLE: std::time::Duration = std::time::Duration::from_secs(10);

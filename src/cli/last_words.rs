@@ -13,10 +13,7 @@
 use std::{process::ExitCode, sync::mpsc, thread, time::Duration};
 
 use super::{CONFIG, complain};
-use crate::{
-    config::{self, Problems},
-    log,
-};
+use crate::{config::Problems, log};
 
 const BYTES: usize = 2048;
 const LINES: usize = 80;
@@ -47,9 +44,10 @@ fn told(problems: &Problems) -> String {
 }
 
 /// The running program failed, after all that ran has ended.
-pub(super) fn failed(error: &anyhow::Error, settings: &config::Log) -> ExitCode {
+pub(super) fn failed(error: &anyhow::Error) -> ExitCode {
     let text = cut(&format!("{error:#}"), MESSAGE);
-    if log::shows_errors(settings, module_path!()) {
+    // The level may have been changed since.
+    if tracing::enabled!(tracing::Level::ERROR) {
         tracing::error!(exit_code = 1, "{text}");
     } else {
         log::flush();

@@ -8,19 +8,23 @@ use tokio::runtime::Runtime;
 use crate::{
     app::{App, Bound},
     config::{Config, Source},
+    descriptors,
     shutdown::{Hangups, Signals, Stop},
     threads,
 };
 
 pub(super) fn run(config: Config, source: Source) -> anyhow::Result<ExitCode> {
+    descriptors::raise();
     let choice = threads::choose(config.threads, Path::new("/"));
     tracing::info!(threads = choice.threads, why = choice.why, "worker threads");
     let runtime = runtime(choice.threads)?;
     let code = runtime.block_on(async {
         // Before the sockets: from the first moment a signal means a clean end.
-        let signals = Signals::install().context("cannot install signal handlers")?;
+        let mut signals = Signals::install().context("cannot install signal handlers")?;
         let hangups = Hangups::install().context("cannot install signal handlers")?;
-        let mut bound = App::bind(config).await?;
+        let Some(mut bound) = begin(config, &mut signals).await? else {
+            return Ok(ExitCode::SUCCESS);
+        };
         // By signal and by time; nobody here asks for more.
         drop(bound.watching(source, hangups));
         tracing::info!(
@@ -35,6 +39,19 @@ pub(super) fn run(config: Config, source: Source) -> anyhow::Result<ExitCode> {
     // thread must not hold the end up.
     runtime.shutdown_timeout(LAST_TASKS);
     code
+}
+
+/// Binds everything, unless a signal comes first: a certificate's folder may be locked, or a disk hang.
+async fn begin(config: Config, signals: &mut Signals) -> anyhow::Result<Option<Bound>> {
+    let runtime = tokio::runtime::Handle::current();
+    let binding = tokio::task::spawn_blocking(move || runtime.block_on(App::bind(config)));
+    tokio::select! {
+        bound = binding => Ok(Some(bound.context("the start broke off")??)),
+        signal = signals.next() => {
+            tracing::info!(signal, "told to end before it listened");
+            Ok(None)
+        }
+    }
 }
 
 /// One thread does all by default: the cheapest, and enough for 40,000 calls a second (`performance.md`).

@@ -37,13 +37,12 @@ use hyper_util::{
 use rustls_pki_types::ServerName;
 use secrecy::ExposeSecret as _;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     task::AbortHandle,
     time::{Instant, timeout, timeout_at},
 };
-use tokio_rustls::TlsConnector;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
 use super::{
@@ -62,6 +61,9 @@ use crate::{
     metrics::Metrics,
     token::{Instance, Token},
 };
+
+/// A connection, with TLS on the right: one type, so that the code for both protocols is there once.
+type Io = Either<ReadFirst<TcpStream>, TlsStream<ReadFirst<TcpStream>>>;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -410,7 +412,9 @@ impl Upstream {
         let unreachable = |cause: BoxError| UpstreamError::Unreachable { host: host(), cause };
         let tcp = self.connect_tcp(instance).await.map_err(unreachable)?;
         if !instance.tls {
-            return self.handshake(tcp, wanted == Protocol::Http2, instance).await;
+            return self
+                .handshake(Either::Left(tcp), wanted == Protocol::Http2, instance)
+                .await;
         }
         let tls = match wanted {
             Protocol::Http1 => &self.tls_http1,
@@ -430,7 +434,7 @@ impl Upstream {
         if let Some(known) = known.filter(|_| wanted == Protocol::Either) {
             known.prefers_http1.store(!http2, Ordering::Relaxed);
         }
-        self.handshake(tls, http2, instance).await
+        self.handshake(Either::Right(tls), http2, instance).await
     }
 
     /// TCP to the host, through the egress proxy if the environment names one for it.
@@ -460,10 +464,7 @@ impl Upstream {
         Ok(ReadFirst::new(io.into_inner()))
     }
 
-    async fn handshake<T>(&self, io: T, http2: bool, instance: &Arc<Instance>) -> Result<Lease, UpstreamError>
-    where
-        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+    async fn handshake(&self, io: Io, http2: bool, instance: &Arc<Instance>) -> Result<Lease, UpstreamError> {
         let failed = |cause: hyper::Error| UpstreamError::Unreachable {
             host: instance.authority.to_string(),
             cause: cause.into(),

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 
+import yaml
+
 from dashboard import FILE as DASHBOARD_FILE
 from dashboard import dashboard
 from scale import PLACES, scaled, seconds, skeleton
@@ -20,7 +22,7 @@ from words import MONITORING, ROOT, RULES, RUNBOOKS, alerts, filled, panels
 
 HERE = pathlib.Path(__file__).resolve().parent
 INDEX = RUNBOOKS / "README.md"
-PAGE_PARTS = ["## What users feel", "## First look", "```promql", "curl localhost:9090/status", "## Causes", "## Escalate", "## Silence"]
+PAGE_PARTS = ["## What users feel", "## First look", "```promql", "`kubectl port-forward POD 9090` and `curl localhost:9090/status`", "## Causes", "## Escalate", "## Silence"]
 
 problems = []
 
@@ -68,7 +70,9 @@ def generated():
 
 def check_annotations():
     severities = set()
-    tested = "".join(file.read_text() for file in HERE.glob("rules_*test.yaml"))
+    files = sorted(HERE.glob("rules_*test.yaml"))
+    tested = "".join(file.read_text() for file in files)
+    worded = {case["alertname"] for file in files for test in yaml.safe_load(file.read_text())["tests"] for case in test.get("alert_rule_test", []) if case["exp_alerts"]}
     for alert in alerts():
         name, notes = alert["alert"], alert["annotations"]
         must(name.startswith("SfTokenProxy"), f"{name}: has another beginning")
@@ -77,6 +81,7 @@ def check_annotations():
         must("$value" in notes["description"] or name == "SfTokenProxyAbsent", f"{name}: no value in its description")
         must("for" in alert, f"{name}: no `for`")
         must(f'alertname="{name}"' in tested, f"{name}: no unit test says that it fires")
+        must(name in worded, f"{name}: no unit test says with which words it fires")
         severities.add(alert["labels"]["severity"])
     must(severities == {"page", "ticket"}, f"severities are {severities}")
     # The reason of a `for` stands before it.
@@ -101,6 +106,16 @@ def check_pages():
             must((page.parent / target).exists(), f"{page.name}: links to {target}")
 
 
+def check_reasons():
+    """Each reason of a failed login is in the page of those that need somebody, or in that of those that may pass; by its class."""
+    needs, may = (re.search(r"## Causes\n(.*?)\n## ", (RUNBOOKS / f"SfTokenProxy{name}.md").read_text(), re.DOTALL)[1] for name in ("CredentialsRefused", "NoToken"))
+    rows = re.findall(r"^\| `(\w+)` \| ([a-z ]+) \|", (ROOT / "docs/tokens.md").read_text(), re.MULTILINE)
+    must(len(rows) > 40, "docs/tokens.md: its table of reasons was not found")
+    for reason, kind in rows:
+        page, other = (may, needs) if kind in ("transient", "rate limited") else (needs, may)
+        must(f"`{reason}`" in page and f"`{reason}`" not in other, f"{reason}, which is {kind}, is not in its runbook alone")
+
+
 def check_scale(scratch):
     text = RULES.read_text()
     for factor in (60, 7):
@@ -113,12 +128,37 @@ def check_scale(scratch):
     must(scaled(text, 1) == text, "factor 1 changes the rules")
 
 
+def check_selection(scratch):
+    """With All everywhere the panels show the proxies, of a Prometheus that knows more: with others alone nothing, with both the proxies alone."""
+    expressions = {title: filled(expression, "4m") for title, expression in panels()}
+    foreign = re.compile(r"\b(?:up|process_\w+)(?={)")
+    names = sorted({name for expression in expressions.values() for name in foreign.findall(expression)})
+    must(len(names) > 5, f"the dashboard speaks of no process: {names}")
+    others = [{"series": f'{name}{{job="node", namespace="x", pod="node-1", instance="1:9100"}}', "values": "5+1x20"} for name in names]
+    ours = [{"series": f'{name}{{job="sf-token-proxy", instance="2:9090"}}', "values": "5+1x20"} for name in [*names, "sf_token_proxy_build_info"]]
+    # One that is down: a target, and no process.
+    ours.append({"series": 'up{job="shop", namespace="shop", pod="web-1", container="sf-token-proxy", instance="3:9090"}', "values": "0x20"})
+    of_processes = {title: expression for title, expression in expressions.items() if foreign.search(expression)}
+    tests = [
+        {"name": "others alone", "interval": "1m", "input_series": others, "promql_expr_test": [{"expr": expression, "eval_time": "10m", "exp_samples": []} for expression in expressions.values()]},
+        {"name": "both", "interval": "1m", "input_series": others + ours, "promql_expr_test": [
+            {"expr": f"count by (job) ({expression})", "eval_time": "10m", "exp_samples": [{"labels": f'{{job="{job}"}}', "value": 1} for job in (["sf-token-proxy", "shop"] if title == "Scraped" else ["sf-token-proxy"])]}
+            for title, expression in of_processes.items()
+        ]},
+    ]
+    (scratch / "selection.yaml").write_text(json.dumps({"rule_files": [], "evaluation_interval": "1m", "tests": tests}))
+    run("promtool", "test", "rules", scratch / "selection.yaml")
+
+
 def check_panels(scratch):
     board = dashboard()
     for panel in board["panels"]:
         if panel["type"] != "row":
             must(panel["description"] and panel["fieldConfig"]["defaults"]["unit"] and panel["targets"], f"panel {panel['title']}: no description, unit or query")
     must(len({panel["id"] for panel in board["panels"]}) == len(board["panels"]), "panels share an id")
+    for title, target in ((panel["title"], target) for panel in board["panels"] for target in panel.get("targets", [])):
+        must(target.get("interval") == "1m" or "$__rate_interval" not in target["expr"], f"panel {title}: has no data where targets are scraped once a minute")
+    check_selection(scratch)
     rules = [{"record": f"panel:{n}", "expr": filled(expression, "5m")} for n, (_, expression) in enumerate(panels())]
     # JSON is YAML.
     (scratch / "panels.yaml").write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
@@ -140,6 +180,7 @@ def main():
         must(file.exists() and file.read_text() == text, f"{file.relative_to(ROOT)} is stale: tests/alerts/check.py --update")
     check_annotations()
     check_pages()
+    check_reasons()
     with tempfile.TemporaryDirectory() as scratch, concurrent.futures.ThreadPoolExecutor(2) as pool:
         scratch = pathlib.Path(scratch)
         check_scale(scratch)

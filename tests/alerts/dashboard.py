@@ -17,6 +17,12 @@ P = "sf_token_proxy_"
 PROCESS = 'namespace=~"$namespace",job=~"$job",pod=~"$pod"'
 SEL = PROCESS + ',org=~"$org"'
 RATE = "$__rate_interval"
+# Grafana makes four times this of it (or the data source's own, if that is longer): enough for a target that is scraped once a minute.
+SCRAPED = "1m"
+# Every process has such metrics, and every target is `up`: of all that Prometheus knows only ours. A proxy that is down tells no build_info,
+# so targets are known as the rules know them.
+OURS = f"and on (namespace, job, pod, instance) {P}build_info"
+TARGETS = f'up{{{PROCESS},container="sf-token-proxy"}} or up{{{PROCESS},job=~".*sf-token-proxy.*"}}'
 
 
 def by(labels, family, more="", fn="rate"):
@@ -88,13 +94,13 @@ ROWS = [
         ("Cache: answers", "timeseries", "short", 8, "Answers kept now.", [("{{org}}", gauge("org", "cache_entries"))]),
     ]),
     ("Process", [
-        ("CPU", "timeseries", "percentunit", 6, "Of one core.", [("{{job}} {{pod}}", f"sum by (job, pod) (rate(process_cpu_seconds_total{{{PROCESS}}}[{RATE}]))")]),
-        ("Memory", "timeseries", "bytes", 6, "Resident.", [("{{job}} {{pod}}", f"sum by (job, pod) (process_resident_memory_bytes{{{PROCESS}}})")]),
-        ("File descriptors", "timeseries", "percentunit", 6, "Open, of those allowed.", [("{{job}} {{pod}}", f"max by (job, pod) (process_open_fds{{{PROCESS}}} / process_max_fds{{{PROCESS}}})")]),
-        ("Threads", "timeseries", "short", 6, "Of the process.", [("{{job}} {{pod}}", f"sum by (job, pod) (process_threads{{{PROCESS}}})")]),
+        ("CPU", "timeseries", "percentunit", 6, "Of one core.", [("{{job}} {{pod}}", f"sum by (job, pod) (rate(process_cpu_seconds_total{{{PROCESS}}}[{RATE}]) {OURS})")]),
+        ("Memory", "timeseries", "bytes", 6, "Resident.", [("{{job}} {{pod}}", f"sum by (job, pod) (process_resident_memory_bytes{{{PROCESS}}} {OURS})")]),
+        ("File descriptors", "timeseries", "percentunit", 6, "Open, of those allowed.", [("{{job}} {{pod}}", f"max by (job, pod) (process_open_fds{{{PROCESS}}} / process_max_fds{{{PROCESS}}} {OURS})")]),
+        ("Threads", "timeseries", "short", 6, "Of the process.", [("{{job}} {{pod}}", f"sum by (job, pod) (process_threads{{{PROCESS}}} {OURS})")]),
         ("Versions", "stat", "short", 6, "Proxies by version.", [("{{version}}", f"count by (version) ({P}build_info{{{PROCESS}}})")]),
-        ("Scraped", "stat", "percentunit", 6, "Targets that answer, of all.", [("{{job}}", 'avg by (job) (up{namespace=~"$namespace",job=~"$job",pod=~"$pod"})')]),
-        ("Age", "timeseries", "s", 6, "Since the start of the process; a line that falls is a restart.", [("{{job}} {{pod}}", f"min by (job, pod) (time() - process_start_time_seconds{{{PROCESS}}})")]),
+        ("Scraped", "stat", "percentunit", 6, "Targets that answer, of all.", [("{{job}}", f"avg by (job) ({TARGETS})")]),
+        ("Age", "timeseries", "s", 6, "Since the start of the process; a line that falls is a restart.", [("{{job}} {{pod}}", f"min by (job, pod) (time() - process_start_time_seconds{{{PROCESS}}} {OURS})")]),
         ("TLS handshakes that failed", "timeseries", "short", 6, "At listeners with TLS.", [("{{job}}", f"sum by (job) (increase({P}tls_handshake_failures_total{{{PROCESS}}}[{RATE}]))")]),
     ]),
     ("Reloads", [
@@ -132,6 +138,7 @@ def panel(number, title, kind, unit, width, description, targets, x, y):
         "options": options,
         "targets": [
             {"refId": chr(ord("A") + n), "datasource": SOURCE, "expr": expr, "legendFormat": legend, "range": kind != "stat", "instant": kind == "stat"}
+            | ({"interval": SCRAPED} if RATE in expr else {})
             for n, (legend, expr) in enumerate(targets)
         ],
     }

@@ -57,8 +57,19 @@ def test_scraping(chart, name, selector):
     assert endpoint["relabelings"][0] == {"action": "keep", "sourceLabels": ["__meta_kubernetes_pod_container_name"], "regex": "sf-token-proxy"}
     # One for all apps would make them one job; the alerts are one for each job.
     assert spec.get("jobLabel") == (None if chart == "example" else "app.kubernetes.io/name")
+    if chart == "sf-token-proxy":
+        assert spec["namespaceSelector"] == ({"any": False, "matchNames": ["crm"]} if name == "podmonitor" else {"any": True})
     if name == "podmonitor":
-        assert endpoint["interval"] == "30s"
+        assert (endpoint["interval"], endpoint["scrapeTimeout"]) == ("30s", "10s")
+        assert endpoint["relabelings"][1:] == [{"action": "replace", "targetLabel": "team", "replacement": "crm"}]
+        assert endpoint["metricRelabelings"] == [{"action": "drop", "sourceLabels": ["__name__"], "regex": "process_.*"}]
+
+
+def test_targets_are_known_to_the_alerts_whatever_their_job_is_called():
+    """The chart's own jobLabel makes the job "shop": the rules have to know the target by its container, which the PodMonitor keeps by its name."""
+    for rule in alerts(rendered("sf-token-proxy", "everything")):
+        if rule["alert"] in ("SfTokenProxyTargetDown", "SfTokenProxyAbsent"):
+            assert 'up{container="sf-token-proxy"}' in rule["expr"]
 
 
 def test_the_examples_pods_are_those_that_are_scraped():
@@ -101,6 +112,9 @@ def test_notes_name_what_is_there(chart, name):
 
 
 def test_notes_of_the_features():
+    assert "Does the credential work?" in notes("example", "default") and "Does the credential work?" not in notes("example", "https-only")
+    classic = HELMS[1].notes("example", {"sfTokenProxy": {"config": None, "existingConfigMap": "c", "classic": {"enabled": True}}})
+    assert "ConfigMap c has to have shutdown.delay (5s), and admin.quit_endpoint: true" in classic and "sfTokenProxy.quitEndpoint" not in classic
     assert "http://localhost:18080" in notes("example", "ports") and "19090:19090" in notes("example", "ports")
     assert "Not for production" in notes("example", "chart-made-secret")
     assert "/quit" in notes("example", "classic") and "helm test" not in notes("example", "classic")

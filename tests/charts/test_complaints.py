@@ -8,7 +8,7 @@ from tools import HELMS, kustomized, named, one, pod_spec, rendered
 
 
 def test_a_job_ends_although_the_sidecar_lives_cloud_sql_proxy_128():
-    for docs in [rendered("example", "default"), kustomized()]:
+    for docs in [rendered("example", "workloads"), kustomized()]:
         for kind in ["Job", "CronJob"]:
             spec = pod_spec(one(docs, kind))
             assert named(spec["initContainers"], OURS)["restartPolicy"] == "Always"
@@ -18,6 +18,8 @@ def test_a_job_ends_although_the_sidecar_lives_cloud_sql_proxy_128():
 def test_a_classic_job_can_end_it_cloud_sql_proxy_1941():
     config = one(rendered("example", "classic"), "ConfigMap")["data"]["config.yaml"]
     assert "quit_endpoint: true" in config
+    alone = one(HELMS[0].render("example", {"sfTokenProxy": {"classic": {"enabled": True}}}), "ConfigMap")["data"]["config.yaml"]
+    assert "quit_endpoint" not in alone, "not by the classic container alone"
     assert "quit_endpoint" not in one(rendered("example", "default"), "ConfigMap")["data"]["config.yaml"], "off unless asked for"
 
 

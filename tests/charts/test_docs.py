@@ -116,4 +116,42 @@ def test_links_lead_somewhere():
 def test_the_netpolicy_has_the_ports_of_the_container():
     policy = yaml.safe_load(next(text for text in yaml_blocks() if "kind: NetworkPolicy" in text))
     port = one(HELMS[0].render("example", {}), "Deployment")["spec"]["template"]["spec"]["initContainers"][0]["ports"][0]["containerPort"]
-    assert policy["spec"]["ingress"][0]["ports"] == [{"port": port, "protocol": "TCP"}]
+    own, metrics = policy["spec"]["ingress"]
+    assert metrics["ports"] == [{"port": port, "protocol": "TCP"}] and metrics["from"]
+    # Who copies it keeps what called the app before: its own port, from everybody unless peers are added.
+    assert own["ports"][0]["port"] != port and "from" not in own
+    assert "add its peers" in PAGE and "add the app's own peers" in PAGE
+
+
+def test_what_is_installed_is_built_before_and_uninstalled_after():
+    installed = re.findall(r"helm install (\S+) (\S+) --namespace (\S+)", PAGE)
+    assert len(installed) == 2
+    for release, chart, namespace in installed:
+        assert f"helm uninstall {release} --namespace {namespace} " in PAGE
+        block = next(text for language, text in BLOCKS if f"--namespace {namespace}" in text and "helm install" in text)
+        assert block.startswith(f"helm dependency build {chart}\n"), namespace
+
+
+def test_every_state_of_a_pod_that_does_not_start_has_its_row():
+    table = PAGE.partition("### When it does not start")[2].partition("\n## ")[0]
+    for state in ["Init:0/1", "Init:CrashLoopBackOff", "ContainerCreating", "Init:ErrImagePull", "Init:ImagePullBackOff", "Init:CreateContainerConfigError", "Init:OOMKilled"]:
+        assert f"`{state}`" in table, state
+
+
+def test_a_plain_scrape_job_drops_pods_that_are_over():
+    """As a PodMonitor does; else each finished Job is a target that is down."""
+    assert '__meta_kubernetes_pod_phase=~"Succeeded|Failed"' in PAGE
+
+
+def test_the_generators_option_is_for_our_config_map_only():
+    for text in [*yaml_blocks(), (ROOT / "charts/kustomize/example/kustomization.yaml").read_text()]:
+        for document in yaml.safe_load_all(text):
+            if isinstance(document, dict) and document.get("kind") == "Kustomization":
+                assert "generatorOptions" not in document
+                assert document["configMapGenerator"][0]["options"] == {"disableNameSuffixHash": True}
+
+
+def test_the_memory_that_the_pages_speak_of_is_the_charts():
+    limit = one(HELMS[0].render("example", {}), "Deployment")["spec"]["template"]["spec"]["initContainers"][0]["resources"]["limits"]["memory"]
+    assert f"| `limits` | {limit} memory |" in PAGE
+    assert f"limits memory to {limit}." in (ROOT / "docs/operations.md").read_text()

@@ -61,7 +61,7 @@ def test_the_three_forms_are_one():
 
 def test_an_ordinary_release_differs_in_names_only():
     container, volumes = forms.sidecar()
-    for name, spec in pod_specs(rendered("example", "default")):
+    for name, spec in pod_specs(rendered("example", "workloads")):
         assert named(spec["initContainers"], "sf-token-proxy") == container, name
         ours = {volume["name"]: volume for volume in spec["volumes"]}
         ours["sf-token-proxy-config"]["configMap"]["name"] = "sf-token-proxy-config"

@@ -1,10 +1,16 @@
 """What every rendered pod has to be like, whatever the values: the charts', the overlay's and helm test's."""
 
+import http.server
+import json
+import posixpath
 import re
+import subprocess
+import threading
 
 import pytest
+import yaml
 
-from tools import HELMS, ci_values, containers, kustomized, named, one, pod_spec, pod_specs, rendered
+from tools import HELMS, PROXY, ROOT, Refused, ci_values, containers, kustomized, named, one, pod_spec, pod_specs, rendered
 
 # Pods, by where they are from.
 PODS = [pytest.param(spec, id=f"{chart}:{name}:{pod}") for chart, name in ci_values() for pod, spec in pod_specs(rendered(chart, name))]
@@ -135,6 +141,7 @@ def test_probes():
 
 def test_no_limit_of_cpu_unless_asked_for():
     assert "cpu" not in sidecar("default")[0]["resources"]["limits"]
+    assert sidecar("quota")[0]["resources"]["requests"] == {"cpu": "20m", "memory": "48Mi", "ephemeral-storage": "1Mi"}
     assert sidecar("quota")[0]["resources"]["limits"] == {"cpu": "500m", "memory": "96Mi", "ephemeral-storage": "16Mi"}
 
 
@@ -169,6 +176,11 @@ def test_the_ca_bundle_and_the_egress_proxy():
     container, volumes = sidecar("egress-proxy-and-ca")
     assert volumes["sf-token-proxy-ca"]["configMap"]["name"] == "corporate-ca"
     assert named(container["volumeMounts"], "sf-token-proxy-ca")["mountPath"] == "/etc/sf-token-proxy-ca"
+    # The key of the ConfigMap is the file that the configuration names: else the proxy would not start.
+    config = yaml.safe_load(one(rendered("example", "egress-proxy-and-ca"), "ConfigMap")["data"]["config.yaml"])
+    file = config["upstream"]["ca_file"]
+    assert volumes["sf-token-proxy-ca"]["configMap"]["items"] == [{"key": "bundle.pem", "path": posixpath.basename(file)}]
+    assert posixpath.dirname(file) == "/etc/sf-token-proxy-ca"
     assert {env["name"] for env in container["env"]} == {"HTTPS_PROXY", "NO_PROXY", "SFPROXY_LOG_LEVEL"}
 
 
@@ -179,6 +191,31 @@ def test_folders_that_are_written_to():
     container, volumes = sidecar("tls")
     assert named(container["volumeMounts"], "sf-token-proxy-tls")["mountPath"] == "/var/lib/sf-token-proxy-tls"
     assert "sf-token-proxy-store" not in sidecar("default")[1]
+    container, volumes = sidecar("nested-folders")
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/etc/sf-token-proxy", "/var/run/secrets/sf-token-proxy", "/var/lib/sf-token-proxy"}
+    assert volumes["sf-token-proxy-store"] == {"name": "sf-token-proxy-store", "persistentVolumeClaim": {"claimName": "tokens"}}
+    assert "sf-token-proxy-tls" not in volumes
+
+
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+def test_the_stores_volume_is_an_empty_dir_unless_another_source_is_given(helm):
+    store = {"store": {"file": {"directory": "/var/lib/sf-token-proxy", "key": "file:/var/run/secrets/sf-token-proxy/k"}}}
+    for source, wanted in [({}, {"emptyDir": {}}), ({"emptyDir": {"medium": "Memory"}}, None), ({"persistentVolumeClaim": {"claimName": "x"}}, None)]:
+        docs = helm.render("example", {"sfTokenProxy": {"storeVolume": source, "config": store}})
+        volume = named(pod_spec(one(docs, "Deployment"))["volumes"], "sf-token-proxy-store")
+        del volume["name"]
+        assert volume == (wanted or source)
+
+
+def test_folders_within_each_other():
+    """The outer one is mounted first, whatever the order of the settings."""
+    config = {
+        "store": {"file": {"directory": "/data/store", "key": "file:/var/run/secrets/sf-token-proxy/k"}},
+        "listeners": [{"address": "localhost:8443", "tls": {"generate_in": "/data/./tls/"}}, {"address": "localhost:8080", "tls": None}],
+    }
+    for helm in HELMS:
+        spec = pod_spec(one(helm.render("example", {"sfTokenProxy": {"config": config}}), "Deployment"))
+        assert [mount["mountPath"] for mount in ours(spec)["volumeMounts"]][2:] == ["/data", "/data/store"]
 
 
 def test_the_image():
@@ -200,7 +237,114 @@ def test_the_admin_port_is_one_number_everywhere():
     container, _ = sidecar("ports")
     assert container["ports"][0]["containerPort"] == 19090 == container["startupProbe"]["httpGet"]["port"] == container["livenessProbe"]["httpGet"]["port"]
     check = named(pod_spec(one(rendered("example", "ports"), "Pod"))["containers"], "healthcheck")
-    assert check["args"] == ["healthcheck", "--ready", "--url", "http://localhost:19090"]
+    assert check["args"][:3] == ["healthcheck", "--url", "http://localhost:18080/services/data/v60.0/"]
+
+
+def memory(quantity):
+    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(quantity)).groups()
+    return float(number) * {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "MiB": 2**20, "GiB": 2**30}[unit]
+
+
+@pytest.mark.parametrize("spec", SIDECARS)
+def test_bodies_kept_for_a_repeat_fit_into_the_limit(spec):
+    """With the program's own default, read from its schema, where the pod's configuration says nothing else (which is in nested-folders)."""
+    total = json.loads((ROOT / "config/schema.json").read_text())["properties"]["replay"]["default"]["total"]
+    assert memory(ours(spec)["resources"]["limits"]["memory"]) >= memory(total) + 32 * 2**20
+
+
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+def test_the_limit_and_what_is_kept_go_together(helm):
+    def with_(limit, total, **more):
+        return helm.render("example", {"sfTokenProxy": {"resources": {"limits": {"memory": limit}}, "config": {"replay": {"total": total}}, **more}})
+
+    for limit, total in [("96Mi", "64MiB"), ("64Mi", "32MiB"), ("34M", "0B"), (100663296, "64MiB"), ("0.5Gi", "480MiB"), ("1Gi", "900MB"), ("", "64GiB"), ("2G", "1GB"), ("40Mi", "8192KiB")]:
+        assert with_(limit, total)
+    for limit, total in [("95Mi", "64MiB"), ("64Mi", "33MiB"), ("34M", "1MB"), ("100663295", "64MiB"), (100663295, "64MiB"), ("0.5Gi", "481MiB"), ("1Gi", "1GiB"), ("1G", "1GB"), ("39Mi", "8192KiB")]:
+        with pytest.raises(Refused, match=r"sfTokenProxy.resources.limits.memory.*sfTokenProxy.config.replay.total"):
+            with_(limit, total)
+    # Of a file that is not here nothing is known.
+    assert helm.render("example", {"sfTokenProxy": {"resources": {"limits": {"memory": "64Mi"}}, "config": None, "existingConfigMap": "c"}})
+
+
+def test_a_limit_or_a_setting_of_the_security_context_can_be_left_out():
+    for helm in HELMS:
+        docs = helm.render("example", {"sfTokenProxy": {"resources": {"limits": {"memory": ""}, "requests": {"cpu": ""}}, "securityContext": {"runAsUser": ""}}})
+        for container in (ours(pod_spec(one(docs, "Deployment"))), named(pod_spec(one(docs, "Pod"))["containers"], "healthcheck")):
+            assert container["resources"] == {"requests": {"memory": "32Mi"}}
+            assert "runAsUser" not in container["securityContext"]
+
+
+def test_further_arguments_come_after_the_command():
+    assert sidecar("default")[0]["args"] == ["run", "--config", "/etc/sf-token-proxy/config.yaml"]
+    assert sidecar("extras")[0]["args"] == ["run", "--config", "/etc/sf-token-proxy/config.yaml", "--an-argument", "its value"]
+
+
+def test_no_pod_gets_a_token_of_the_cluster():
+    for name in ["default", "workloads"]:
+        for pod, spec in pod_specs(rendered("example", name)):
+            assert spec["automountServiceAccountToken"] is False, pod
+
+
+def test_files_for_a_group_are_in_a_pod_of_that_group():
+    """0440 without fsGroup is root's alone, and the proxy is not root."""
+    seen = 0
+    for pod in SIDECARS:
+        for volume in pod.values[0]["volumes"]:
+            if not volume.get("secret", {}).get("defaultMode", 0o444) & 0o004:
+                seen += 1
+                assert pod.values[0]["securityContext"]["fsGroup"] == ours(pod.values[0])["securityContext"]["runAsGroup"], pod.id
+    assert seen == 3
+
+
+def test_what_the_workloads_are_told():
+    docs = rendered("example", "workloads")
+    assert one(docs, "Deployment")["spec"]["replicas"] == 2 and one(rendered("example", "nested-folders"), "Deployment")["spec"]["replicas"] == 1
+    assert one(docs, "CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
+    job = one(docs, "Job")
+    assert job["spec"]["ttlSecondsAfterFinished"] == 3600
+    # A Job cannot be changed: another revision is another Job, and what has no revisions replaces it.
+    assert job["metadata"]["name"] == "r-example-1"
+    assert job["metadata"]["annotations"]["argocd.argoproj.io/hook-delete-policy"] == "BeforeHookCreation"
+    assert "annotations" not in one(rendered("example", "job-only"), "Job")["metadata"]
+    assert one(docs, "Pod")["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+    assert not [document for document in rendered("example", "default") if document["kind"] == "Job"], "not unless asked for: without revisions a change of it is refused"
+
+
+def answering(status):
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"SFPROXY_NO_TOKEN")
+
+        def log_message(self, *_):
+            pass
+
+    asked = []
+    server = http.server.HTTPServer(("localhost", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, asked
+
+
+def test_helm_test_asks_for_a_call_and_fails_without_a_token():
+    """By the program, with the arguments as they are rendered. That it is ready would not do: after the patience it is so without a token."""
+    for name, listener in [("default", "8080"), ("ports", "18080"), ("tls", "8080")]:
+        args = named(pod_spec(one(rendered("example", name), "Pod"))["containers"], "healthcheck")["args"]
+        assert f"http://localhost:{listener}/services/data/v60.0/" in args
+        for status, code in [(200, 0), (503, 1)]:
+            server, asked = answering(status)
+            done = subprocess.run([PROXY, *[arg.replace(f":{listener}", f":{server.server_port}") for arg in args]], capture_output=True, text=True, timeout=30)
+            server.shutdown()
+            server.server_close()
+            assert done.returncode == code and asked == ["/services/data/v60.0/"]
+            assert status == 200 or "SFPROXY_NO_TOKEN" in done.stderr
+    # https is not spoken; a listener that wants a user would refuse.
+    https = named(pod_spec(one(rendered("example", "https-only"), "Pod"))["containers"], "healthcheck")["args"]
+    assert https == ["healthcheck", "--ready", "--url", "http://localhost:9090"]
+    users = [{"address": "localhost:8080", "users": {"allow": ["*"], "required": True}}, {"address": ["127.0.0.1:8081", "[::1]:8081"]}]
+    docs = HELMS[0].render("example", {"sfTokenProxy": {"config": {"listeners": users}}})
+    assert "http://localhost:8081/services/data/v60.0/" in named(pod_spec(one(docs, "Pod"))["containers"], "healthcheck")["args"]
 
 
 def test_helm_test_has_a_proxy_of_its_own():
@@ -232,7 +376,8 @@ def test_selectors_have_no_version():
 
 
 def test_selectors_of_the_workloads_do_not_overlap():
-    docs = [document for document in rendered("example", "default") if document["kind"] in ("Deployment", "Job", "CronJob")]
+    docs = [document for document in rendered("example", "workloads") if document["kind"] in ("Deployment", "Job", "CronJob")]
+    assert len(docs) == 3
     assert len({document["metadata"]["labels"]["app.kubernetes.io/component"] for document in docs}) == 3
 
 
@@ -253,3 +398,29 @@ def test_long_names_fit():
             assert len(document["metadata"]["name"]) <= (52 if document["kind"] in ("CronJob", "Job") else 63)
             for value in document["metadata"]["labels"].values():
                 assert len(value) <= 63
+
+
+STANDS = {"app.kubernetes.io/name": "mine", "app.kubernetes.io/instance": "mine", "app.kubernetes.io/managed-by": "mine", "helm.sh/chart": "mine", "team": "crm"}
+
+
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+def test_common_labels_do_not_replace_the_standard_ones(helm):
+    """A selector would find nothing, and helm not its own."""
+    everything = {"prometheusRule": {"enabled": True, "labels": STANDS}, "podMonitor": {"enabled": True}, "commonLabels": STANDS}
+    docs = helm.render("example", {"commonLabels": STANDS, "sfTokenProxy": {"commonLabels": STANDS, "podMonitor": {"enabled": True, "labels": STANDS}}})
+    for document in [*docs, *helm.render("sf-token-proxy", everything)]:
+        labels = document["metadata"]["labels"]
+        assert [name for name, value in labels.items() if value == "mine"] == [], document["kind"]
+        assert labels["team"] == "crm"
+
+
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+def test_labels_are_no_longer_than_labels_may_be_and_names_end_as_names_do(helm):
+    long = {"nameOverride": "a" * 63, "app": {"image": {"tag": "_1" + "." * 60 + "1" * 60}}, "sfTokenProxy": {"nameOverride": "x" * 46 + "..." + "y" * 10, "podMonitor": {"enabled": True}}}
+    docs = helm.render("example", long) + helm.render("sf-token-proxy", {"nameOverride": "b" * 47 + "." + "c" * 15, "dashboard": {"enabled": True}})
+    assert len(docs) > 4
+    for document in docs:
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", document["metadata"]["name"])
+        assert not re.search(r"\.[-.]|-\.", document["metadata"]["name"]), document["metadata"]["name"]
+        for value in document["metadata"]["labels"].values():
+            assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", value), value

@@ -5,8 +5,9 @@ import json
 import re
 
 import pytest
+import yaml
 
-from tools import HELMS, ROOT, Refused
+from tools import ALL_CHARTS, HELMS, ROOT, Refused
 
 CONFIG = {"orgs": {"main": {"login_url": "https://acme.my.salesforce.com", "grant": {"client_credentials": {"client_id": "id", "client_secret": "file:/var/run/secrets/sf-token-proxy/client-secret"}}}}}
 SECRET = "cannery-row-canary"
@@ -18,6 +19,10 @@ def proxy(**values):
 
 def config(**settings):
     return proxy(config={**copy.deepcopy(CONFIG), **settings})
+
+
+def store(directory):
+    return config(store={"file": {"directory": directory, "key": "file:/var/run/secrets/sf-token-proxy/store-key"}})
 
 
 def grant(**settings):
@@ -52,7 +57,47 @@ WRONG = {
     "enabled as text": ("sf-token-proxy", {"dashboard": {"enabled": "yes"}}, ["dashboard", "enabled"]),
     "a version that has no policies": ("sf-token-proxy", {"admissionPolicy": {"apiVersion": "admissionregistration.k8s.io/v2"}}, ["admissionPolicy", "apiVersion"]),
     "a failure policy": ("sf-token-proxy", {"admissionPolicy": {"failurePolicy": "Retry"}}, ["admissionPolicy", "failurePolicy"]),
+    "a repository with a tag": ("example", proxy(image={"repository": "x/y:1.0"}), ["sfTokenProxy", "image", "repository"]),
+    "a repository with a digest": ("example", proxy(image={"repository": "x/y@sha256:" + "0" * 64}), ["sfTokenProxy", "image", "repository"]),
+    "a tag of two words": ("example", proxy(image={"tag": "a b"}), ["sfTokenProxy", "image", "tag"]),
+    "the app's repository with a tag": ("example", {"app": {"image": {"repository": "my-app:1.0"}}}, ["app", "image", "repository"]),
+    "a label's value of two words": ("example", proxy(commonLabels={"team": "b c"}), ["sfTokenProxy", "commonLabels", "team"]),
+    "a label's name of two words": ("sf-token-proxy", {"commonLabels": {"a b": "c"}}, ["commonLabels"]),
+    "a label by which nobody could pick": ("sf-token-proxy", {"podMonitor": {"labels": {"release": "a b"}}}, ["podMonitor", "labels", "release"]),
+    "a pod's label without a name": ("sf-token-proxy", {"admissionPolicy": {"podLabel": {"key": "a b"}}}, ["admissionPolicy", "podLabel", "key"]),
+    "a name that is no label": ("sf-token-proxy", {"nameOverride": "a" * 64}, ["nameOverride"]),
+    "the app's name that is no label": ("example", {"nameOverride": "a" * 64}, ["nameOverride"]),
+    "a file out of the volume": ("example", proxy(secretItems=[{"key": "a", "path": "../x"}]), ["sfTokenProxy", "secretItems", "path"]),
+    "a file out of the volume by a detour": ("example", proxy(secretItems=[{"key": "a", "path": "b/../../x"}]), ["sfTokenProxy", "secretItems", "path"]),
+    "a source that is none": ("example", proxy(existingSecret="", credentialsVolume={"cssi": {}}), ["sfTokenProxy", "credentialsVolume"]),
+    "credentials of the node": ("example", proxy(existingSecret="", credentialsVolume={"hostPath": {"path": "/"}}), ["sfTokenProxy", "credentialsVolume"]),
+    "a store of the node": ("example", proxy(storeVolume={"hostPath": {"path": "/"}}), ["sfTokenProxy", "storeVolume"]),
+    "an unknown setting of the readiness probe": ("example", proxy(readinessProbe={"path": "/"}), ["sfTokenProxy", "readinessProbe", "path"]),
     # Of the templates: what contradicts itself
+    "less memory than is kept": ("example", proxy(resources={"limits": {"memory": "64Mi"}}), ["sfTokenProxy.resources.limits.memory", "64Mi", "sfTokenProxy.config.replay.total", "64MiB"]),
+    "a way to end that would be lost": ("example", proxy(config=None, existingConfigMap="c", quitEndpoint=True), ["sfTokenProxy.quitEndpoint", "sfTokenProxy.existingConfigMap", "admin.quit_endpoint"]),
+    "a store beside the configuration": ("example", store("/etc/sf-token-proxy/"), ["sfTokenProxy.config.store.file.directory", "/etc/sf-token-proxy"]),
+    "a store among the secrets": ("example", store("/run/secrets/sf-token-proxy/store"), ["sfTokenProxy.config.store.file.directory", "/var/run/secrets/sf-token-proxy"]),
+    "a store in the bundle": ("example", store("/var/../etc/sf-token-proxy-ca"), ["sfTokenProxy.config.store.file.directory", "/etc/sf-token-proxy-ca"]),
+    "a relative store": ("example", store("store"), ["sfTokenProxy.config.store.file.directory", "store", "absolute"]),
+    "a store that is the system": ("example", store("/var/"), ["sfTokenProxy.config.store.file.directory", "/var"]),
+    "a relative certificate": ("example", config(listeners=[{"address": "localhost:8443", "tls": {"generate_in": "tls/main"}}]), ["sfTokenProxy.config.listeners[0].tls.generate_in", "tls/main"]),
+    "a certificate beside the configuration": ("example", config(listeners=[{}, {"address": "localhost:8443", "tls": {"generate_in": "/etc/sf-token-proxy/tls"}}]), ["sfTokenProxy.config.listeners[1].tls.generate_in", "/etc/sf-token-proxy"]),
+    "a mount of one's own on the store": ("example", {"sfTokenProxy": {**store("/data")["sfTokenProxy"], "extraVolumeMounts": [{"name": "x", "mountPath": "/data/"}]}}, ["sfTokenProxy.extraVolumeMounts", "/data", "store.file.directory"]),
+    "a port as the probes' address": ("example", config(admin={"address": 9090}), ["sfTokenProxy.config.admin.address", "9090"]),
+    "ports as the probes' addresses": ("example", config(admin={"address": ["0.0.0.0:9090", 9090]}), ["sfTokenProxy.config.admin.address", "9090"]),
+    "a port as an address": ("example", config(listeners=[{"address": "localhost:8081"}, {"address": 8080}]), ["sfTokenProxy.config.listeners[1].address", "8080"]),
+    "a listener as text": ("example", config(listeners=["localhost:8080"]), ["sfTokenProxy.config.listeners[0]"]),
+    "listeners as a map": ("example", config(listeners={"main": {}}), ["sfTokenProxy.config.listeners"]),
+    "a certificate as text": ("example", config(listeners=[{"tls": "yes"}]), ["sfTokenProxy.config.listeners[0].tls"]),
+    "users as a list": ("example", config(listeners=[{"users": ["*"]}]), ["sfTokenProxy.config.listeners[0].users"]),
+    "a folder that is a number": ("example", config(listeners=[{"tls": {"generate_in": 1}}]), ["sfTokenProxy.config.listeners[0].tls.generate_in"]),
+    "admin as text": ("example", config(admin="*:9090"), ["sfTokenProxy.config.admin"]),
+    "upstream as text": ("example", proxy(caBundle={"configMap": "ca"}, config={"upstream": "x"}), ["sfTokenProxy.config.upstream"]),
+    "shutdown as text": ("example", proxy(classic={"enabled": True}, config={"shutdown": "5s"}), ["sfTokenProxy.config.shutdown"]),
+    "a store as text": ("example", config(store="/x"), ["sfTokenProxy.config.store"]),
+    "a store's file as text": ("example", config(store={"file": "/x"}), ["sfTokenProxy.config.store.file"]),
+    "bytes as a number": ("example", config(replay={"total": 67108864}), ["sfTokenProxy.config.replay.total"]),
     "no configuration": ("example", proxy(config=None), ["sfTokenProxy.config"]),
     "two configurations": ("example", proxy(existingConfigMap="x"), ["sfTokenProxy.config", "sfTokenProxy.existingConfigMap"]),
     "two credentials": ("example", proxy(secret={"create": True, "stringData": {"a": "b"}}), ["sfTokenProxy.existingSecret", "sfTokenProxy.secret.create"]),
@@ -130,3 +175,69 @@ def test_every_setting_that_is_a_secret_is_looked_for():
     template = re.search(r"\$secrets := list(.*)-}}", (ROOT / "charts/sf-token-proxy-lib/templates/_scope.tpl").read_text())[1]
     assert len(found) > 5
     assert found == set(re.findall(r'"(\w+)"', template))
+
+
+# Null takes a default out in Helm 4 and not in Helm 3.10: where that would matter it is refused, or it has not happened.
+
+
+def defaults():
+    """Every value of the library that is not empty, and every map that has one: dotted paths. For the kubelet no securityContext is not the same as false."""
+    found = []
+
+    def walk(values, path):
+        for name, value in values.items():
+            here = [*path, name]
+            if value not in ("", False, None, [], {}) or (value is False and path == ["securityContext"]):
+                found.append(".".join(here))
+            if isinstance(value, dict):
+                walk(value, here)
+
+    walk(yaml.safe_load((ROOT / "charts/sf-token-proxy-lib/values.yaml").read_text()), [])
+    return found
+
+
+def test_every_default_is_looked_at():
+    template = re.search(r"\$defaults := list(.*?)-}}", (ROOT / "charts/sf-token-proxy-lib/templates/_scope.tpl").read_text(), re.S)[1]
+    assert sorted(re.findall(r'"([\w.]+)"', template)) == sorted(defaults())
+
+
+EMPTY = ["storeVolume", "credentialsVolume", "secretItems", "extraEnv", "extraArgs", "extraVolumes", "extraVolumeMounts", "extraObjects", "commonLabels", "podAnnotations", "imagePullSecrets", "existingConfigMap", "podMonitor.labels"]
+
+
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+@pytest.mark.parametrize("path", [*defaults(), *EMPTY])
+def test_null_is_refused_or_changes_nothing(helm, path):
+    values = None
+    for part in reversed(path.split(".")):
+        values = {part: values}
+    with_bundle = {"caBundle": {"configMap": "ca"}, **store("/data")["sfTokenProxy"]}
+    if path.startswith("caBundle"):
+        values = {"caBundle": {"configMap": "ca", **values["caBundle"]}} if values["caBundle"] else values
+    try:
+        made = helm.render("example", {"sfTokenProxy": {**with_bundle, **values}})
+    except Refused as refused:
+        # Of classic.enabled the example's templates ask before the library's do.
+        assert (f"sfTokenProxy.{path}: null is refused" in str(refused) or path == "classic") and f"sfTokenProxy.{path}" in str(refused) and path in defaults()
+        return
+    assert helm.name.startswith("helm 3") or path not in defaults()
+    if path != "caBundle":
+        assert made == helm.render("example", {"sfTokenProxy": with_bundle})
+
+
+def test_no_schema_has_an_open_map_of_known_names():
+    """What has properties has no others: a wrong name would be nobody's."""
+
+    def walk(value, at):
+        if isinstance(value, dict):
+            assert "properties" not in value or value.get("additionalProperties") is False, at
+            for name, child in value.items():
+                walk(child, [*at, name])
+
+    for chart in ALL_CHARTS:
+        walk(json.loads((ROOT / "charts" / chart / "values.schema.json").read_text()), [chart])
+
+
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+def test_names_of_images_are_taken(helm):
+    for repository in ["sf-token-proxy", "mirror/sf-token-proxy", "registry.acme.example:5000/mirror/sf-token-proxy", "localhost/sf-token-proxy", "a/b__c/d-e.f"]:
+        assert helm.render("example", proxy(image={"repository": repository, "tag": "v1.0_rc.1-x"}))

@@ -28,6 +28,7 @@ mod hard_cases;
 #[cfg(feature = "demo")]
 mod http2;
 mod lifecycle;
+mod lifecycle_hard_cases;
 mod local_login;
 #[cfg(unix)]
 mod log;

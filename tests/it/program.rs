@@ -176,9 +176,14 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn start(config: &Path, environment: &[(&str, &Path)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sf-token-proxy"))
-            .args(["run", "--config"])
-            .arg(config)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sf-token-proxy"));
+        command.args(["run", "--config"]).arg(config);
+        Self::start_by(command, environment)
+    }
+
+    /// `command` becomes the program.
+    pub(crate) fn start_by(mut command: Command, environment: &[(&str, &Path)]) -> Self {
+        let mut child = command
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .envs(environment.iter().copied())

@@ -91,6 +91,13 @@ async fn users_get_no_new_logins_by_a_reload() {
         assert_eq!(status, 503, "{body}");
         assert!(body.contains("budget"), "{body}");
     }
+    // With an address more it is the same listener.
+    let taken = this
+        .change(|config| config["listeners"][0]["address"] = json!("localhost:0"))
+        .await;
+    assert_eq!(taken, Outcome::Taken);
+    assert_eq!(users::whose(&this.app, Some("carl@acme.example")).await.0, 503);
+    assert_eq!(users::whose(&this.app, Some("anna@acme.example")).await.0, 200);
     let tokens: Vec<_> = org
         .seen()
         .into_iter()

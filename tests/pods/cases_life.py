@@ -1,5 +1,6 @@
 """The life of a pod: its start, its work, its end."""
 
+import pathlib
 import re
 import signal
 import time
@@ -187,3 +188,20 @@ def the_pod_of_helm_test_succeeds(w):
     pod = w.run(tests[0], cluster).start()
     pod.wait_over(120)
     check(pod.phase() == "Succeeded", pod.describe())
+
+
+@case
+def the_sidecar_runs_as_restricted_as_it_is_rendered(w):
+    """What the kernel says of the process, not what the document says: no root, no capability, the filter, nothing to write to, no hook."""
+    pod = w.pod().start().wait_ready()
+    process = pathlib.Path(f"/proc/{pod[PROXY].now.process.pid}")
+    said = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+    for who in ("Uid", "Gid"):
+        check(said[who].split() == ["65532"] * 4, f"{who}: {said[who]}")
+    nothing = "0" * 16
+    for name, want in {"CapInh": nothing, "CapPrm": nothing, "CapEff": nothing, "CapBnd": nothing, "CapAmb": nothing, "NoNewPrivs": "1", "Seccomp": "2"}.items():
+        check(said[name] == want, f"{name}: {said[name]}, not {want}")
+    # ID, parent, device, root, where, options, …
+    root = next(mount for line in (process / "mountinfo").read_text().splitlines() if (mount := line.split())[4] == "/")
+    check("ro" in root[5].split(","), f"the root can be written to: {root[5]}")
+    check("preStop" not in (pod[PROXY].spec.get("lifecycle") or {}), "a preStop hook would hold up the end of every pod")

@@ -34,12 +34,12 @@ def memory_stays_under_the_charts_limit_with_200_connections_and_after_5000_call
     idle_cpu = (group.cpu_seconds() - used) / (time.monotonic() - begun)
     idle = group.anonymous()
     load(pod, "--connections", "200", "--calls", "3000")
-    after, peak = group.anonymous(), group.peak()
+    after = group.anonymous()
     connections = w.metric("process_open_fds")
     used = group.cpu_seconds()
     load(pod, "--connections", "200", "--calls", "3000")
     per_call, again = (group.cpu_seconds() - used) / 3000, group.anonymous()
-    check(peak < limit and group.peak() < limit, f"peak {group.peak()} of {limit}")
+    check(group.peak() * 2 < limit, f"peak {group.peak()} of {limit}: half of the limit is for bodies that are kept for a repetition")
     check(pod[PROXY].restarts == 0, "the sidecar was restarted")
     check(again < after + 4 * MIB, f"memory grows with calls: {after / MIB:.1f} MiB, then {again / MIB:.1f} MiB")
     print(
@@ -52,7 +52,13 @@ def memory_stays_under_the_charts_limit_with_200_connections_and_after_5000_call
 @case
 def memory_over_the_limit_would_be_seen(w):
     """The measurement's own test: with a limit that is too small, the sidecar is killed for its memory."""
-    pod = w.pod(sfTokenProxy={"resources": {"limits": {"memory": "10Mi"}, "requests": {"memory": "10Mi"}}}).start().wait_ready()
+
+    def small(document):
+        # The chart refuses a limit that is less than replay.total.
+        proxy = next(container for container in document["spec"]["template"]["spec"]["initContainers"] if container["name"] == PROXY)
+        proxy["resources"] = {"limits": {"memory": "10Mi"}, "requests": {"memory": "10Mi"}}
+
+    pod = w.pod(change=small).start().wait_ready()
     pod[APP].exec("/app", "load", "--connections", "200", "--calls", "2000", seconds=120, check=False)
     pod.wait("the sidecar is killed for its memory", lambda: pod[PROXY].instances[0].reason == "OOMKilled", 30)
 

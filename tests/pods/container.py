@@ -292,7 +292,8 @@ class Container:
             options += ["-w", spec["workingDir"]]
         limits, requests = ((spec.get("resources") or {}).get(part) or {} for part in ("limits", "requests"))
         if "memory" in limits:
-            options += ["--memory", f"{int(quantity(limits['memory']))}b"]
+            # No swap, as a kubelet gives none: what is over the limit is killed, also where the machine has some.
+            options += [f"{option}={int(quantity(limits['memory']))}b" for option in ("--memory", "--memory-swap")]
         if "cpu" in limits:
             options += ["--cpus", quantity(limits["cpu"])]
         if cpu := requests.get("cpu", limits.get("cpu")):

@@ -18,17 +18,22 @@ id() { buildah inspect --type image --format '{{.FromImageID}}' "$1" 2> /dev/nul
 
 # build NAME PROGRAM: an image whose only program is /NAME.
 build() {
-  local image="localhost/sf-token-proxy-pod-$1:test" known folder="$dir/$1"
+  local image="localhost/sf-token-proxy-pod-$1:test" known before folder="$dir/$1"
   known="$(cat "$2" tests/pods/images.sh | sha256sum) $(id "$base")"
   if [ -n "$(id "$image")" ] && [ "$(cat "$folder.stamp" 2> /dev/null)" = "$known $(id "$image")" ]; then
     return
   fi
+  before=$(id "$image")
   rm -rf "$folder" "$folder.stamp"
   mkdir -p "$folder"
   # A program without anything to strip is copied.
   strip --strip-debug -o "$folder/$1" "$2"
   printf 'ARG BASE\nFROM ${BASE}\nCOPY %s /%s\nUSER 10001:10001\nENTRYPOINT ["/%s"]\nCMD []\n' "$1" "$1" "$1" > "$folder/Dockerfile"
   buildah bud --quiet --isolation chroot --timestamp 0 --pull-never --build-arg "BASE=$base" -t "$image" "$folder" > /dev/null
+  # What had the name before has none now. A container may still use it.
+  if [ -n "$before" ] && buildah images --quiet --no-trunc --filter dangling=true | grep -q "$before"; then
+    buildah rmi "$before" > /dev/null || echo "images.sh: the image $before is left, something uses it" >&2
+  fi
   echo "$known $(id "$image")" > "$folder.stamp"
 }
 build app "$target/debug/examples/pod_app"

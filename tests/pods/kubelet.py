@@ -297,7 +297,8 @@ class Pod:
                 self.change.wait(min(left, 0.2))
 
     def remove(self):
-        """Everything away, at once and whatever state it is in."""
+        """Everything away, at once and whatever state it is in; whoever still waits for something of it is told."""
+        self.refused = self.refused or "it has been removed"
         self.ending.set()
         for container in self.containers:
             container.stopping.set()

@@ -64,7 +64,8 @@ def start(name, image, options, words, scratch):
     """A new running container."""
     pidfile = scratch / f"{name}.pid"
     log = ["--log-driver", "k8s-file", "--log-opt", f"path={scratch / name}.log"]
-    podman("run", "--detach", "--pull", "never", "--name", name, "--pidfile", pidfile, *log, *options, image, *words)
+    # Its own folder: conmon writes a file "oom" where it stands.
+    podman("run", "--detach", "--pull", "never", "--name", name, "--pidfile", pidfile, *log, *options, image, *words, cwd=scratch)
     return Process(name, int(pidfile.read_text()))
 
 

@@ -34,7 +34,7 @@ from world import ROOT, Tools, World
 
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 # Seconds that a test may take before the run is given up; a pod's own waits are much shorter.
-PATIENCE = 240
+PATIENCE = 300
 
 
 def arguments():
@@ -64,11 +64,37 @@ class Results:
                 print("\n".join("     " + line for line in wrong.splitlines()), flush=True)
 
 
-def one(test, number, scratch, results):
+class Worlds:
+    """Those of the tests that run now, so that all can be ended from outside."""
+
+    def __init__(self, scratch):
+        self.scratch, self.open, self.over = scratch, [], False
+        self.lock = threading.Lock()
+
+    def make(self, number):
+        with self.lock:
+            if self.over:
+                raise InterruptedError("the run is over")
+            world = World(self.scratch / str(number), f"pods-{os.getpid()}-{number}")
+            self.open.append(world)
+        return world
+
+    def end(self):
+        """Everything away at once; each test then fails with what it was waiting for, and its thread ends."""
+        with self.lock:
+            self.over = True
+        closing = [threading.Thread(target=world.close) for world in self.open]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
+
+
+def one(test, number, worlds, results):
     """A test in a world of its own, and the search of all that it has left."""
     begun, world, wrong = time.monotonic(), None, None
     try:
-        world = World(scratch / str(number), f"pods-{os.getpid()}-{number}")
+        world = worlds.make(number)
         test(world)
     except BaseException as error:
         wrong = f"{type(error).__name__}: {error}" if isinstance(error, AssertionError) else traceback.format_exc()
@@ -98,7 +124,7 @@ def main():
     if os.geteuid() != 0:
         raise SystemExit("pods need root: networks, mounts and owners of files are made")
     # As for Ctrl-C: what runs is ended and removed.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="pods-"))
     scratch.chmod(0o755)
     results, begun = Results(), time.monotonic()
@@ -107,16 +133,30 @@ def main():
     shutil.copytree(ROOT / "charts", Tools.charts)
     run(Tools.helm, "dependency", "build", "--skip-refresh", Tools.charts / "example")
     chosen = [test for test in cases.ALL if given.only in test.__name__]
-    pool = concurrent.futures.ThreadPoolExecutor(given.workers)
+    pool, worlds, given_up = concurrent.futures.ThreadPoolExecutor(given.workers), Worlds(scratch), None
     try:
-        running = [pool.submit(one, test, number, scratch, results) for number, test in enumerate(chosen)]
-        for future in running:
-            future.result(PATIENCE + 60)
+        running = [pool.submit(one, test, number, worlds, results) for number, test in enumerate(chosen)]
+        for test, future in zip(chosen, running, strict=True):
+            try:
+                # Those before it are over, so it runs.
+                future.result(PATIENCE)
+            except TimeoutError:
+                given_up = f"{test.__name__} takes more than {PATIENCE} s"
+                break
+    except KeyboardInterrupt:
+        given_up = "a signal"
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # Once is enough, and what cleans up is not to be broken off.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        pool.shutdown(wait=False, cancel_futures=True)
+        worlds.end()
+        pool.shutdown(wait=True)
         shutil.rmtree(scratch, ignore_errors=True)
+    if given_up:
+        print(f"given up: {given_up}")
     print(f"{results.passed} passed, {results.failed} failed in {time.monotonic() - begun:.0f} s")
-    return 0 if results.failed == 0 and results.passed == len(chosen) > 0 else 1
+    return 0 if not given_up and results.failed == 0 and results.passed == len(chosen) > 0 else 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import threading
 import time
 
 import yaml
@@ -89,6 +90,8 @@ class World:
     def __init__(self, scratch, name):
         self.scratch, self.name = scratch, name
         self.pods, self.watched, self.canaries = [], {}, []
+        # Set when all is being removed: whoever still waits is told.
+        self.over, self.closing = threading.Event(), threading.Lock()
         scratch.mkdir(parents=True)
         self.network = Network(name, ADDRESSES)
         self.its_org = None
@@ -109,6 +112,7 @@ class World:
         values = {
             "fullnameOverride": "shop",
             "deployment": {"args": ["serve"]},
+            "job": {"enabled": True},
             "sfTokenProxy": {
                 "caBundle": {"configMap": "org-ca"},
                 "config": {
@@ -153,6 +157,8 @@ class World:
 
     def run(self, document, cluster, trusted=None):
         """`trusted`: a file in place of the images' own authorities."""
+        if self.over.is_set():
+            raise Late("no pod in a world that has been closed")
         # What a registry would give for the names that the charts and the documentation have.
         names = ("sf-token-proxy:0.1.0", "registry.acme.example/sf-token-proxy:0.1.0")
         images = dict.fromkeys(names, Tools.image) | {"my-app:1.0": Tools.app_image}
@@ -195,7 +201,8 @@ class World:
             with contextlib.suppress(Failed):
                 if seen := condition():
                     return seen
-            time.sleep(0.1)
+            if self.over.wait(0.1):
+                raise Late(f"{what}: the world has been closed")
         raise Late(f"{what}: not within {seconds} s; last seen {seen!r}\n" + "\n".join(pod.describe() for pod in self.pods))
 
     def listening(self):
@@ -217,11 +224,14 @@ class World:
         return searched(texts, self.canaries)
 
     def close(self):
-        for pod in self.pods:
-            pod.remove()
-        if self.its_org:
-            self.its_org.close()
-        self.network.remove()
+        """From any thread, more than once: by the test's, and by the run's when that is given up."""
+        self.over.set()
+        with self.closing:
+            for pod in self.pods:
+                pod.remove()
+            if self.its_org:
+                self.its_org.close()
+            self.network.remove()
 
 
 def searched(texts, canaries):

@@ -13,7 +13,8 @@ calls. No readinessProbe: trouble of the org must not take the app out of its Se
 
 {{/*
 For clusters without native sidecars: the first item of a pod's containers. The next container starts when the postStart hook has ended, which
-waits until calls would succeed. A Job does not end by itself with it; see quitEndpoint.
+waits until /startupz passes: for the first token, or through a passing fault of the login host for admin.startup_patience. A Job does not end by itself with
+it; see quitEndpoint.
 */}}
 {{- define "sf-token-proxy.classicContainer" -}}
 {{- $scope := include "sf-token-proxy.scope" . | fromJson -}}
@@ -33,7 +34,7 @@ waits until calls would succeed. A Job does not end by itself with it; see quitE
   {{- if not .classic }}
   restartPolicy: Always
   {{- end }}
-  args: {{ concat (list "run" "--config" "/etc/sf-token-proxy/config.yaml") $v.extraArgs | toJson }}
+  args: {{ concat (list "run" "--config" "/etc/sf-token-proxy/config.yaml") ($v.extraArgs | default list) | toJson }}
   {{- with $v.extraEnv }}
   env:
     {{- toYaml . | nindent 4 }}
@@ -66,7 +67,7 @@ waits until calls would succeed. A Job does not end by itself with it; see quitE
         command: ["/sf-token-proxy", "wait", "--url", "http://localhost:{{ int $v.adminPort }}", "--timeout", {{ $v.classic.waitTimeout | quote }}]
   {{- end }}
   resources:
-    {{- toYaml $v.resources | nindent 4 }}
+    {{- include "sf-token-proxy.resources" $v.resources | nindent 4 }}
   securityContext:
     {{- include "sf-token-proxy.withoutEmpty" $v.securityContext | nindent 4 }}
   terminationMessagePolicy: FallbackToLogsOnError
@@ -99,6 +100,17 @@ waits until calls would succeed. A Job does not end by itself with it; see quitE
 {{- range $key, $value := . -}}
 {{- if not (or (kindIs "invalid" $value) (eq (toString $value) "")) -}}
 {{- $_ := set $kept $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $kept -}}
+{{- end -}}
+
+{{/* Requests and limits whose value is empty are left out, as above. */}}
+{{- define "sf-token-proxy.resources" -}}
+{{- $kept := omit . "requests" "limits" -}}
+{{- range $part := list "requests" "limits" -}}
+{{- with include "sf-token-proxy.withoutEmpty" (index $ $part) | fromYaml -}}
+{{- $_ := set $kept $part . -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $kept -}}

@@ -108,7 +108,7 @@ kind: PodMonitor
 metadata:
   name: {{ $scope.fullname }}
   labels:
-    {{- merge (include "sf-token-proxy.labels" . | fromYaml) $m.labels | toYaml | nindent 4 }}
+    {{- merge (include "sf-token-proxy.labels" . | fromYaml) ($m.labels | default dict) | toYaml | nindent 4 }}
 spec:
   selector:
     {{- if $m.selector }}

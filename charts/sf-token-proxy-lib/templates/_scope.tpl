@@ -17,12 +17,14 @@ Fails when the values contradict each other or would carry a secret into a Confi
 {{- else -}}
 {{- fail "sf-token-proxy-lib: its values are looked for under sfTokenProxy: give the dependency `alias: sfTokenProxy` in Chart.yaml, or call the template with (dict \"root\" $ \"values\" VALUES)" -}}
 {{- end -}}
+{{- include "sf-token-proxy.refuseNull" $v -}}
 {{- $fullname := include "sf-token-proxy.nameOf" (dict "release" $root.Release.Name "values" $v) -}}
 {{- $config := include "sf-token-proxy.finalConfig" $v | fromJson -}}
 {{- $configMap := $v.existingConfigMap -}}
 {{- if not $configMap -}}
 {{- $configMap = printf "%s-config" $fullname -}}
 {{- end -}}
+{{- include "sf-token-proxy.refuseTooLittleMemory" (dict "values" $v "config" $config) -}}
 {{- $credentials := include "sf-token-proxy.credentials" (dict "values" $v "fullname" $fullname "config" $config) | fromJson -}}
 {{- dict
       "values" $v
@@ -35,16 +37,72 @@ Fails when the values contradict each other or would carry a secret into a Confi
     | toJson -}}
 {{- end -}}
 
+{{/*
+By null a default is taken out by one Helm (4) and kept by another (3.10): the container would be hardened by the one and not by the other. Each
+default that is not empty, and the map that it is in.
+*/}}
+{{- define "sf-token-proxy.refuseNull" -}}
+{{- $v := . -}}
+{{- $defaults := list
+      "image" "image.repository" "image.pullPolicy" "existingConfigMapKey" "adminPort" "secretDefaultMode" "secret" "caBundle" "caBundle.key"
+      "resources" "resources.requests" "resources.requests.cpu" "resources.requests.memory" "resources.limits" "resources.limits.memory"
+      "startupProbe" "startupProbe.periodSeconds" "startupProbe.timeoutSeconds" "startupProbe.failureThreshold"
+      "livenessProbe" "livenessProbe.periodSeconds" "livenessProbe.timeoutSeconds" "livenessProbe.failureThreshold"
+      "readinessProbe" "readinessProbe.periodSeconds" "readinessProbe.timeoutSeconds" "readinessProbe.failureThreshold"
+      "securityContext" "securityContext.runAsNonRoot" "securityContext.runAsUser" "securityContext.runAsGroup"
+      "securityContext.allowPrivilegeEscalation" "securityContext.readOnlyRootFilesystem" "securityContext.capabilities"
+      "securityContext.capabilities.drop" "securityContext.seccompProfile" "securityContext.seccompProfile.type"
+      "classic" "classic.waitTimeout" "classic.shutdownDelay" "podMonitor" -}}
+{{- range $path := $defaults -}}
+{{- $here := $v -}}
+{{- range $part := splitList "." $path -}}
+{{- if not (hasKey $here $part) -}}
+{{- fail (printf "sfTokenProxy.%s: null is refused, because not every Helm takes a default out by it; write a value, or \"\" where one may be left out" $path) -}}
+{{- end -}}
+{{- $here = index $here $part -}}
+{{- if kindIs "invalid" $here -}}
+{{- fail (printf "sfTokenProxy.%s: null is refused, because not every Helm takes a default out by it; write a value, or \"\" where one may be left out" $path) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Bodies that are kept for a repeat are in the container's memory: with all of them there, and the rest of the program, it has to fit into the limit.
+32MiB: about 14 at work, and one for each body that stands still on its way. Nothing is said of a limit that is left out, nor of a file that is not here.
+*/}}
+{{- define "sf-token-proxy.refuseTooLittleMemory" -}}
+{{- $limit := index .values.resources.limits "memory" -}}
+{{- if not (kindIs "string" $limit) -}}
+{{- $limit = printf "%.0f" (float64 $limit) -}}
+{{- end -}}
+{{- $total := dig "replay" "total" "64MiB" .config -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- if and .config (regexMatch "^[0-9]+(\\.[0-9]+)?(k|M|G|T|Ki|Mi|Gi|Ti)?$" $limit) (regexMatch "^ *[0-9]+(B|kB|KB|MB|GB|KiB|MiB|GiB) *$" (toString $total)) -}}
+{{- $allowed := mulf (regexFind "^[0-9.]+" $limit | float64) (index $units (regexFind "[A-Za-z]*$" $limit)) -}}
+{{- $unit := regexFind "[A-Za-z]+" $total | trimSuffix "B" | replace "K" "k" | replace "ki" "Ki" -}}
+{{- $kept := mulf (regexFind "[0-9]+" $total | float64) (index $units $unit) -}}
+{{- if gt (addf $kept 33554432) $allowed -}}
+{{- fail (printf "sfTokenProxy.resources.limits.memory: %s is less than sfTokenProxy.config.replay.total (%s) and 32MiB for the rest; raise the one or lower the other" $limit $total) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* RELEASE-sf-token-proxy, or what nameOverride and fullnameOverride make of it. Room is left for the suffixes. */}}
 {{- define "sf-token-proxy.nameOf" -}}
 {{- $name := .values.nameOverride | default "sf-token-proxy" -}}
 {{- if .values.fullnameOverride -}}
-{{- .values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- include "sf-token-proxy.cut" (list 50 .values.fullnameOverride) -}}
 {{- else if contains $name .release -}}
-{{- .release | trunc 50 | trimSuffix "-" -}}
+{{- include "sf-token-proxy.cut" (list 50 .release) -}}
 {{- else -}}
-{{- printf "%s-%s" .release $name | trunc 50 | trimSuffix "-" -}}
+{{- include "sf-token-proxy.cut" (list 50 (printf "%s-%s" .release $name)) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The second, not longer than the first says, as a name or a label may be: with a letter or a digit at both ends. */}}
+{{- define "sf-token-proxy.cut" -}}
+{{- regexReplaceAll "^[^A-Za-z0-9]+|[^A-Za-z0-9]+$" (trunc (int (first .)) (last .)) "" -}}
 {{- end -}}
 
 {{/*
@@ -58,8 +116,12 @@ The file that the proxy will read, as JSON: the user's settings, and those that 
 {{- if not (or $v.config $v.existingConfigMap) -}}
 {{- fail "sfTokenProxy.config: the proxy's configuration is missing (orgs, with login_url and grant); or name a ConfigMap in sfTokenProxy.existingConfigMap" -}}
 {{- end -}}
+{{- if and $v.existingConfigMap $v.quitEndpoint -}}
+{{- fail "sfTokenProxy.quitEndpoint: it is a setting of the file, which is in sfTokenProxy.existingConfigMap: write admin.quit_endpoint: true there" -}}
+{{- end -}}
 {{- $config := include "sf-token-proxy.withoutNull" ($v.config | default dict) | fromJson -}}
 {{- if $v.config -}}
+{{- include "sf-token-proxy.refuseWrongKinds" $config -}}
 {{- include "sf-token-proxy.refuseInlineSecrets" (dict "at" "sfTokenProxy.config" "value" $config) -}}
 {{- $admin := $config.admin | default dict -}}
 {{- $wanted := printf "*:%d" (int $v.adminPort) -}}
@@ -106,18 +168,76 @@ The file that the proxy will read, as JSON: the user's settings, and those that 
 {{- $config | toJson -}}
 {{- end -}}
 
-{{/* As JSON, without entries that are null: by null a default of the values is taken back, and not every Helm takes it out then. */}}
+{{/* As JSON, without entries that are null: by null a default of the values is taken back, and not every Helm takes it out then. Of a map, or of a list. */}}
 {{- define "sf-token-proxy.withoutNull" -}}
 {{- if kindIs "map" . -}}
 {{- $kept := dict -}}
 {{- range $key, $value := . -}}
 {{- if kindIs "map" $value -}}
 {{- $_ := set $kept $key (include "sf-token-proxy.withoutNull" $value | fromJson) -}}
+{{- else if kindIs "slice" $value -}}
+{{- $_ := set $kept $key (include "sf-token-proxy.withoutNull" $value | fromJsonArray) -}}
 {{- else if not (kindIs "invalid" $value) -}}
 {{- $_ := set $kept $key $value -}}
 {{- end -}}
 {{- end -}}
 {{- $kept | toJson -}}
+{{- else -}}
+{{- $kept := list -}}
+{{- range $value := . -}}
+{{- if kindIs "map" $value -}}
+{{- $kept = append $kept (include "sf-token-proxy.withoutNull" $value | fromJson) -}}
+{{- else -}}
+{{- $kept = append $kept $value -}}
+{{- end -}}
+{{- end -}}
+{{- $kept | toJson -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Of the configuration only what these templates look at themselves; the program checks all of it when it starts, or by `sf-token-proxy check`.
+*/}}
+{{- define "sf-token-proxy.refuseWrongKinds" -}}
+{{- range $part := list "admin" "upstream" "shutdown" "store" "replay" -}}
+{{- if and (hasKey $ $part) (not (kindIs "map" (index $ $part))) -}}
+{{- fail (printf "sfTokenProxy.config.%s: expected settings, as in config/full.yaml" $part) -}}
+{{- end -}}
+{{- end -}}
+{{- $store := .store | default dict -}}
+{{- if and (hasKey $store "file") (not (kindIs "map" $store.file)) -}}
+{{- fail "sfTokenProxy.config.store.file: expected settings, as in config/full.yaml" -}}
+{{- end -}}
+{{- $texts := dict -}}
+{{- with $store.file -}}{{- if hasKey . "directory" -}}{{- $_ := set $texts "store.file.directory" (list .directory) -}}{{- end -}}{{- end -}}
+{{- $replay := .replay | default dict -}}
+{{- if hasKey $replay "total" -}}{{- $_ := set $texts "replay.total" (list $replay.total) -}}{{- end -}}
+{{- $admin := .admin | default dict -}}
+{{- if hasKey $admin "address" -}}{{- $_ := set $texts "admin.address" (kindIs "slice" $admin.address | ternary $admin.address (list $admin.address)) -}}{{- end -}}
+{{- if and (hasKey . "listeners") (not (kindIs "slice" .listeners)) -}}
+{{- fail "sfTokenProxy.config.listeners: expected a list, as in config/full.yaml" -}}
+{{- end -}}
+{{- range $i, $listener := .listeners -}}
+{{- if not (kindIs "map" $listener) -}}
+{{- fail (printf "sfTokenProxy.config.listeners[%d]: expected settings, such as {address: \"localhost:8080\"}" $i) -}}
+{{- end -}}
+{{- if hasKey $listener "address" -}}
+{{- $_ := set $texts (printf "listeners[%d].address" $i) (kindIs "slice" $listener.address | ternary $listener.address (list $listener.address)) -}}
+{{- end -}}
+{{- range $part := list "tls" "users" -}}
+{{- if and (hasKey $listener $part) (not (kindIs "map" (index $listener $part))) -}}
+{{- fail (printf "sfTokenProxy.config.listeners[%d].%s: expected settings, as in config/full.yaml" $i $part) -}}
+{{- end -}}
+{{- end -}}
+{{- $tls := $listener.tls | default dict -}}
+{{- if hasKey $tls "generate_in" -}}{{- $_ := set $texts (printf "listeners[%d].tls.generate_in" $i) (list $tls.generate_in) -}}{{- end -}}
+{{- end -}}
+{{- range $place, $values := $texts -}}
+{{- range $value := $values -}}
+{{- if not (kindIs "string" $value) -}}
+{{- fail (printf "sfTokenProxy.config.%s: expected a text, not %v; put it in quotes, with all that belongs to it (a port alone is no address)" $place $value) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -175,17 +295,27 @@ The names are also those of grants (refresh_token, password): a map is gone into
 {{- end -}}
 {{- end -}}
 
-{{/* Folders that the configuration makes the proxy write to: the root filesystem is read-only. As a JSON list of {name, mountPath, source}. */}}
+{{/*
+Folders that the configuration makes the proxy write to: the root filesystem is read-only. As a JSON list of {name, mountPath, source}. A certificate
+that is made below the store's folder is kept in the store's volume.
+*/}}
 {{- define "sf-token-proxy.writable" -}}
 {{- $found := list -}}
 {{- $store := dig "store" "file" "directory" "" .config -}}
 {{- if $store -}}
-{{- $found = append $found (dict "name" "sf-token-proxy-store" "mountPath" $store "source" .values.storeVolume) -}}
+{{- $store = include "sf-token-proxy.folder" (dict "path" $store "at" "store.file.directory") -}}
+{{- $found = append $found (dict "name" "sf-token-proxy-store" "mountPath" $store "at" "store.file.directory" "source" (.values.storeVolume | default (dict "emptyDir" dict))) -}}
 {{- end -}}
 {{- $parents := list -}}
-{{- range $listener := .config.listeners -}}
+{{- $places := dict -}}
+{{- range $i, $listener := .config.listeners -}}
 {{- with dig "tls" "generate_in" "" $listener -}}
-{{- $parents = append $parents (dir .) -}}
+{{- $at := printf "listeners[%d].tls.generate_in" $i -}}
+{{- $parent := include "sf-token-proxy.folder" (dict "path" . "at" $at "above" true) -}}
+{{- if not (and $store (or (eq $parent $store) (hasPrefix (printf "%s/" $store) $parent))) -}}
+{{- $parents = append $parents $parent -}}
+{{- $_ := set $places $parent $at -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $parents = uniq $parents -}}
@@ -193,12 +323,41 @@ The names are also those of grants (refresh_token, password): a map is gone into
 {{- fail (printf "sfTokenProxy.config.listeners: tls.generate_in of all listeners has to be below one folder, not %s" (join " and " $parents)) -}}
 {{- end -}}
 {{- range $parents -}}
-{{- if has . (list "/" "/etc" "/var" "/run" "/var/run" "/usr" "/tmp") -}}
-{{- fail (printf "sfTokenProxy.config.listeners: tls.generate_in is directly in %s; a volume is mounted on the folder above it, so name one like /var/lib/sf-token-proxy-tls/main" .) -}}
+{{- $found = prepend $found (dict "name" "sf-token-proxy-tls" "mountPath" . "at" (index $places .) "source" (dict "emptyDir" dict)) -}}
 {{- end -}}
-{{- $found = append $found (dict "name" "sf-token-proxy-tls" "mountPath" . "source" (dict "emptyDir" dict)) -}}
+{{- range $mount := .values.extraVolumeMounts -}}
+{{- range $found -}}
+{{- if eq (clean .mountPath) (clean ($mount.mountPath | default "/" | toString)) -}}
+{{- fail (printf "sfTokenProxy.extraVolumeMounts: %s is mounted already, for sfTokenProxy.config.%s; name the volume's source in sfTokenProxy.storeVolume" .mountPath .at) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- $found | toJson -}}
+{{- end -}}
+
+{{/*
+The folder that a volume is mounted on, or with "above" the one above it: the program makes its folder itself, with the mode that it wants. Fails when nothing
+can be mounted there. /var/run is /run in the image, as nearly everywhere.
+*/}}
+{{- define "sf-token-proxy.folder" -}}
+{{- $at := .at -}}
+{{- if not (hasPrefix "/" .path) -}}
+{{- fail (printf "sfTokenProxy.config.%s: %s is not absolute; name one like /var/lib/sf-token-proxy" $at .path) -}}
+{{- end -}}
+{{- $folder := clean .path -}}
+{{- if .above -}}
+{{- $folder = dir $folder -}}
+{{- end -}}
+{{- $real := regexReplaceAll "^/run(/|$)" $folder "/var/run$1" -}}
+{{- range list "/etc/sf-token-proxy" "/etc/sf-token-proxy-ca" "/var/run/secrets/sf-token-proxy" -}}
+{{- if or (eq $real .) (hasPrefix (printf "%s/" .) $real) -}}
+{{- fail (printf "sfTokenProxy.config.%s: %s is mounted already, and read-only; name one like /var/lib/sf-token-proxy" $at .) -}}
+{{- end -}}
+{{- end -}}
+{{- if has $real (list "/" "/etc" "/var" "/var/run" "/var/run/secrets" "/var/lib" "/usr" "/tmp" "/proc" "/dev" "/sys") -}}
+{{- fail (printf "sfTokenProxy.config.%s: a volume would be mounted on %s, which is the system's; name a folder of your own, like /var/lib/sf-token-proxy%s" $at $folder (hasKey . "above" | ternary "-tls/main" "")) -}}
+{{- end -}}
+{{- $folder -}}
 {{- end -}}
 
 {{/* The version of the program that these templates are for; the default tag. */}}
@@ -229,8 +388,8 @@ The names are also those of grants (refresh_token, password): a map is gone into
       "app.kubernetes.io/component" "sidecar"
       "app.kubernetes.io/part-of" $root.Chart.Name
       "app.kubernetes.io/managed-by" $root.Release.Service
-      "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
-{{- merge $labels $scope.values.commonLabels | toYaml -}}
+      "helm.sh/chart" (include "sf-token-proxy.cut" (list 63 (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_"))) -}}
+{{- merge $labels ($scope.values.commonLabels | default dict) | toYaml -}}
 {{- end -}}
 
 {{/* Where the app finds the org: http://localhost:PORT of the first listener. */}}

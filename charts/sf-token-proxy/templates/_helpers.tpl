@@ -1,9 +1,9 @@
 {{- define "sf-token-proxy.chart.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- include "sf-token-proxy.cut" (list 50 .Values.fullnameOverride) -}}
 {{- else -}}
 {{- $name := .Values.nameOverride | default .Chart.Name -}}
-{{- (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name)) | trunc 50 | trimSuffix "-" -}}
+{{- include "sf-token-proxy.cut" (list 50 (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name))) -}}
 {{- end -}}
 {{- end -}}
 
@@ -18,7 +18,7 @@ Takes (dict "root" $ "component" NAME "labels" MAP).
       "app.kubernetes.io/version" .root.Chart.AppVersion
       "app.kubernetes.io/component" .component
       "app.kubernetes.io/managed-by" .root.Release.Service
-      "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+      "helm.sh/chart" (include "sf-token-proxy.cut" (list 63 (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_"))) -}}
 {{- merge $standard .labels .root.Values.commonLabels | toYaml -}}
 {{- end -}}
 

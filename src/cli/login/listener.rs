@@ -27,7 +27,7 @@ use url::{Host, Url};
 
 use super::page::{Answer, Page, see};
 use crate::{
-    server::{self, Limits},
+    server::{self, Caller, Handler, Limits},
     shutdown::Stop,
     token::grant::callback::{Callback, Said},
 };
@@ -96,12 +96,15 @@ impl Bound {
         let mut tasks = JoinSet::new();
         for listener in self.listeners {
             let desk = Arc::clone(&desk);
-            let handler = move |request: Request<hyper::body::Incoming>| {
+            let handler = move |_: &Caller| -> Handler<_> {
                 let desk = Arc::clone(&desk);
-                async move { desk.answer(&request).await }
+                Box::new(move |request| {
+                    let desk = Arc::clone(&desk);
+                    Box::pin(async move { desk.answer(&request).await })
+                })
             };
             let limits = Limits::new(CONNECTIONS, IDLE);
-            tasks.spawn(server::serve(listener, handler, limits, stop.clone()));
+            tasks.spawn(server::serve_http1(listener, handler, limits, stop.clone()));
         }
         Listening {
             tasks,

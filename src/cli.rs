@@ -109,7 +109,7 @@ pub fn main() -> ExitCode {
 }
 
 fn start(config: Config, source: config::Source) -> ExitCode {
-    if let Err(error) = crate::log::init(&config.log) {
+    if let Err(error) = crate::log::init_serving(&config.log) {
         complain(&error.to_string());
         return ExitCode::FAILURE;
     }
@@ -117,7 +117,9 @@ fn start(config: Config, source: config::Source) -> ExitCode {
     for warning in config.warnings(Clock::system().now()) {
         tracing::warn!("{warning}");
     }
-    run::run(config, source).unwrap_or_else(|error| last_words::failed(&error))
+    let code = run::run(config, source).unwrap_or_else(|error| last_words::failed(&error));
+    crate::log::flush();
+    code
 }
 
 /// Help and version are asked for and go to stdout; anything else is a mistake.

@@ -24,6 +24,8 @@ pub use self::{
     secret::{Check as SecretCheck, SecretRef},
 };
 
+use crate::disk;
+
 pub mod check;
 mod effective;
 pub mod env;
@@ -68,10 +70,15 @@ pub fn load(path: Option<&Path>, vars: &Vars) -> Result<Config, Problems> {
         return from_env(vars);
     };
     let name = path.display().to_string();
-    let yaml = std::fs::read_to_string(path)
-        .map_err(|e| Problems::one(name.as_str(), format!("cannot read the configuration file: {e}")))?;
-    from_yaml(&yaml, &name, vars)
+    let unreadable =
+        |reason: String| Problems::one(name.as_str(), format!("cannot read the configuration file: {reason}"));
+    let bytes = disk::read(path, disk::LARGE, PATIENCE).map_err(|error| unreadable(error.to_string()))?;
+    let yaml = std::str::from_utf8(&bytes).map_err(|_| unreadable("it is not UTF-8 text".into()))?;
+    from_yaml(yaml, &name, vars)
 }
+
+/// For reading the file.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// From the text of a file; `name` is how problems call it.
 pub fn from_yaml(yaml: &str, name: &str, vars: &Vars) -> Result<Config, Problems> {

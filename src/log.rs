@@ -2,12 +2,14 @@
 //!
 //! JSON: one object a line with `timestamp` (RFC 3339, UTC), `level`, `target`, `message` and the event's fields beside
 //! them. Levels are by target (`info,sf_token_proxy::token=debug`), without patterns.
+//! Of the program that serves, lines go through a queue: a reader that stops must not stop the program.
 //! Invariants: set once, in `cli`; no secret is logged (the configuration holds references only).
 //! Source: `kubernetes.md` §6.
 
 use std::{
     io::{self, IsTerminal as _},
     sync::OnceLock,
+    time::Duration,
 };
 
 use tracing::Subscriber;
@@ -20,7 +22,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+use self::queue::Queue;
 use crate::config::{self, Config, LogFormat};
+
+mod queue;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -28,6 +33,8 @@ pub enum LogError {
     Level,
     #[error("a log is set up already")]
     Twice,
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(#[from] io::Error),
 }
 
 /// Sets the log of the whole process up.
@@ -36,6 +43,35 @@ pub fn init(settings: &config::Log) -> Result<(), LogError> {
         .try_init()
         .map_err(|_| LogError::Twice)
 }
+
+/// The same for a program that serves: no line waits until somebody reads it. [`flush`] has to be called at its end.
+pub fn init_serving(settings: &config::Log) -> Result<(), LogError> {
+    let queue = Queue::start(io::stdout(), |lines| {
+        tracing::warn!(lines, "log lines lost, because nobody read them");
+    })?;
+    let to = queue.clone();
+    subscriber(settings, io::stdout().is_terminal(), move || to.clone())?
+        .try_init()
+        .map_err(|_| LogError::Twice)?;
+    drop(QUEUE.set(queue));
+    // A panic may end the process at once, and what led to it stands in the last lines.
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        flush();
+        usual(panic);
+    }));
+    Ok(())
+}
+
+/// Waits until what was logged is written; not for ever.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(LAST_LINES);
+    }
+}
+
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The same for any writer; tests read what it writes.
 pub fn subscriber<W>(

@@ -5,14 +5,15 @@
 //! Before the log is set up that is plain text on stderr; afterwards one line of the log, of level error, and no copy on
 //! stderr: two streams have no order between them, and a collector of JSON lines takes only JSON.
 //!
-//! A panic's own text goes to stderr, and is short; no hook of ours would write it better while the log may be locked.
-//! Owns: nothing. Fails with: nothing; a closed terminal is no reason to fail differently.
+//! A panic's own text goes to stderr, and is short; the log is written out before it (`log.rs`).
+//! Owns: nothing. Invariants: what was logged before comes out before; nobody who does not read holds the end up.
+//! Fails with: nothing; a closed terminal is no reason to fail differently.
 //! Source: the Kubernetes documentation, "Determine the Reason for Pod Failure".
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::mpsc, thread, time::Duration};
 
 use super::{CONFIG, complain};
-use crate::config::Problems;
+use crate::{config::Problems, log};
 
 const BYTES: usize = 2048;
 const LINES: usize = 80;
@@ -49,10 +50,27 @@ pub(super) fn failed(error: &anyhow::Error) -> ExitCode {
     if tracing::enabled!(tracing::Level::ERROR) {
         tracing::error!(exit_code = 1, "{text}");
     } else {
-        complain(&text);
+        log::flush();
+        complain_soon(text);
     }
     ExitCode::FAILURE
 }
+
+/// As [`complain`], but not for ever: stderr may be the pipe that nobody reads.
+fn complain_soon(text: String) {
+    let (done, ended) = mpsc::channel::<()>();
+    let complaining = thread::Builder::new().spawn(move || {
+        complain(&text);
+        drop(done);
+    });
+    if complaining.is_ok() {
+        // It tells nothing but its end.
+        let _ = ended.recv_timeout(PATIENCE);
+    }
+}
+
+/// For who reads stderr.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A text from elsewhere, in one line of at most `most` bytes.
 pub(super) fn one_line(text: &str, most: usize) -> String {

@@ -6,12 +6,16 @@
 
 use std::{
     fmt,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
+
+use crate::disk;
 
 /// A reference to a secret: `file:/path` or `env:NAME`.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,6 +44,9 @@ pub type Check = fn(&str) -> Result<(), &'static str>;
 
 /// The largest secret file read; a PEM key is 1.7 to 3.3 kB.
 const MAX_BYTES: u64 = 64 * 1024;
+
+/// For reading a file. A login that goes on with what was last good must not be kept from it for long.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SecretError {
@@ -90,39 +97,33 @@ impl SecretRef {
         })
     }
 
-    /// The secret as it is now, without trailing line ends.
+    /// The secret as it is now, without trailing line ends. Blocks, not for long.
     pub fn read(&self) -> Result<SecretString, SecretError> {
         let reference = || self.clone();
         let unreadable = |reason: String| SecretError::Unreadable {
             reference: reference(),
             reason,
         };
+        // Wiped on every way out; what is kept is the `SecretString`.
         let bytes = match self {
             Self::File(SecretFile { path, .. }) => {
-                use std::io::Read as _;
-                let file = std::fs::File::open(path).map_err(|e| unreadable(e.to_string()))?;
-                let mut bytes = Vec::new();
-                file.take(MAX_BYTES + 1)
-                    .read_to_end(&mut bytes)
-                    .map_err(|e| unreadable(e.to_string()))?;
-                bytes
+                disk::read(path, MAX_BYTES, PATIENCE).map_err(|error| match error.kind() {
+                    ErrorKind::FileTooLarge => SecretError::TooLarge { reference: reference() },
+                    _ => unreadable(error.to_string()),
+                })?
             }
-            Self::Env(name) =>
-            {
+            Self::Env(name) => {
                 #[expect(clippy::disallowed_methods, reason = "config reads the environment")]
-                std::env::var(name)
-                    .map_err(|e| match e {
-                        std::env::VarError::NotPresent => unreadable("the variable is not set".into()),
-                        std::env::VarError::NotUnicode(_) => SecretError::NotText { reference: reference() },
-                    })?
-                    .into_bytes()
+                let value = std::env::var(name).map_err(|e| match e {
+                    std::env::VarError::NotPresent => unreadable("the variable is not set".into()),
+                    std::env::VarError::NotUnicode(_) => SecretError::NotText { reference: reference() },
+                })?;
+                Zeroizing::new(value.into_bytes())
             }
         };
         if bytes.len() as u64 > MAX_BYTES {
             return Err(SecretError::TooLarge { reference: reference() });
         }
-        // Wiped on every way out; what is kept is the `SecretString`.
-        let bytes = Zeroizing::new(bytes);
         let text = std::str::from_utf8(&bytes).map_err(|_| SecretError::NotText { reference: reference() })?;
         // A byte order mark of an editor is no part of it.
         let text = text.trim_start_matches('\u{feff}');

@@ -136,11 +136,26 @@ impl Reloads {
         }
     }
 
-    pub(super) fn secret(&self, org: &OrgName, key: &str, problem: Option<String>) {
+    /// Whether a secret was no good when it was last read.
+    pub(super) fn refuses(&self, org: &OrgName, key: &str) -> bool {
+        self.lock().secrets.contains_key(&at(org, key))
+    }
+
+    /// Whether any was.
+    pub(super) fn refuses_secrets(&self) -> bool {
+        !self.lock().secrets.is_empty()
+    }
+
+    /// A secret was read, because it has `changed` or was no good before.
+    pub(super) fn secret(&self, org: &OrgName, key: &str, problem: Option<String>, changed: bool) {
         let metrics = &self.0.metrics.reload;
         let name = org.as_str();
-        let at = format!("orgs.{name}.grant.{key}");
+        let at = at(org, key);
         let mut told = self.lock();
+        if !changed && problem.is_some() && told.secrets.get(&at) == problem.as_ref() {
+            // Tried again, and no better.
+            return;
+        }
         match problem {
             None => {
                 tracing::info!(%org, setting = at, "a changed secret is in use from the next login on");
@@ -182,6 +197,10 @@ impl Reloads {
     fn lock(&self) -> std::sync::MutexGuard<'_, Told> {
         self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn at(org: &OrgName, key: &str) -> String {
+    format!("orgs.{org}.grant.{key}")
 }
 
 fn is_of(key: &str, org: &str) -> bool {

@@ -1,7 +1,8 @@
 //! The watch over files: one task that looks, asks for what follows, and remembers what was refused.
 //!
 //! Owns: [`Watch`]. Invariants: contents are remembered as digests only; a change beside a bad configuration is not
-//! forgotten until a good one is taken; one thread at most waits for a disk that hangs.
+//! forgotten until a good one is taken; what was refused is tried again at each look, and told once; a file that nobody
+//! asked about is taken when it is left alone.
 //! Units: `Duration`. Fails with: nothing; [`super::Reloads`] tells what was refused. Source: `kubernetes.md` §3.
 
 use std::{
@@ -23,9 +24,13 @@ use super::{
     prepare::{check_of, keep_equal_orgs, prepare, unchanged_keys},
 };
 use crate::{
+    app::Prepared,
     config::{Config, Listener, ListenerTls, Problems, Source},
     shutdown::Hangups,
 };
+
+#[cfg(test)]
+mod tests;
 
 /// The watch over files.
 pub(crate) struct Watch {
@@ -41,12 +46,17 @@ pub(crate) struct Watch {
     hoped_for: Vec<PathBuf>,
     /// Files that have changed since a configuration was last taken.
     pending: BTreeSet<PathBuf>,
-    /// What was refused failed for something that no file shows, such as a port in use: it is tried again.
+    /// The newest configuration was refused. It is tried again at each look: the reason may be one that no file shows (a port
+    /// in use, no descriptor left), or the file was read while it was written.
     again: bool,
     /// Somebody waits to be told, be it once more.
     asked_for: bool,
-    /// A look that has not ended: a disk hangs, and one thread is enough to wait for it.
-    looking: Option<JoinHandle<Looked>>,
+    /// What has not ended in time: one thread is enough to wait for it.
+    preparing: Option<JoinHandle<Result<Prepared, Problems>>>,
+    /// Files that were not left alone at the last look.
+    restless: BTreeSet<PathBuf>,
+    /// Files of which the last look could tell nothing.
+    unknown: BTreeSet<PathBuf>,
 }
 
 impl Watch {
@@ -71,7 +81,9 @@ impl Watch {
             pending: BTreeSet::new(),
             again: false,
             asked_for: false,
-            looking: None,
+            preparing: None,
+            restless: BTreeSet::new(),
+            unknown: BTreeSet::new(),
         };
         (watch, Reloader(ask))
     }
@@ -114,24 +126,19 @@ impl Watch {
         paths.extend(self.source.file().map(Path::to_owned));
         paths.extend(self.hoped_for.iter().cloned());
         self.asked_for = why == Why::Asked;
-        let (seen, again) = (self.seen.clone(), self.asked_for);
-        let mut looking = match self.looking.take() {
-            Some(looking) => looking,
-            None => tokio::task::spawn_blocking(move || files::look(&paths, &seen, again)),
-        };
-        let looked = timeout(PATIENCE, &mut looking).await;
-        if looked.is_err() {
-            self.looking = Some(looking);
+        let mut looked = self.looked(paths, self.seen.clone(), self.asked_for).await;
+        let unknown = std::mem::take(&mut looked.unknown);
+        for (file, error) in unknown.iter().filter(|(file, _)| !self.unknown.contains(*file)) {
+            tracing::warn!(file = %file.display(), error, "a file cannot be looked at; it counts as it was");
         }
-        let Ok(Ok(Looked { seen, changed })) = looked else {
-            tracing::warn!(
-                seconds = PATIENCE.as_secs(),
-                "the files of the configuration could not be read: a disk hangs"
-            );
-            return Outcome::Unchanged;
-        };
+        self.unknown = unknown.into_keys().collect();
+        if why == Why::Time {
+            self.wait_for_writers(&mut looked).await;
+        }
+        let Looked { seen, changed, .. } = looked;
         self.seen = seen;
-        if changed.is_empty() && why != Why::Asked && !self.again {
+        let to_try_again = self.again || self.reloads.refuses_secrets();
+        if changed.is_empty() && why != Why::Asked && !to_try_again {
             return Outcome::Unchanged;
         }
         if why != Why::Start {
@@ -145,25 +152,47 @@ impl Watch {
         }
     }
 
+    /// Looks where it may block, for a bounded time.
+    async fn looked(&self, paths: BTreeSet<PathBuf>, seen: Seen, again: bool) -> Looked {
+        let (clock, _) = self.reloads.clock_and_metrics();
+        let before = seen.clone();
+        let looking = tokio::task::spawn_blocking(move || files::look(&paths, &before, again, clock.now()));
+        // It does not panic; the program ends.
+        looking.await.unwrap_or_else(|_| Looked::nothing_new(seen))
+    }
+
+    /// Waits until changed files are left alone: half a configuration may be a good one. What is written all the while does
+    /// not count.
+    async fn wait_for_writers(&mut self, looked: &mut Looked) {
+        for _ in 0..LOOKS {
+            if looked.unsure.is_empty() {
+                break;
+            }
+            tokio::time::sleep(LEFT_ALONE).await;
+            let later = self.looked(looked.unsure.clone(), looked.seen.clone(), true).await;
+            looked.confirmed_by(later);
+        }
+        for file in looked.unsure.difference(&self.restless) {
+            tracing::warn!(file = %file.display(), "a file is changed again and again; it counts as it was until it is left alone");
+        }
+        self.restless = looked.unsure.clone();
+        looked.without_unsure(&self.seen);
+    }
+
     /// The configuration, and what it refers to beside secrets.
     async fn reload(&mut self, changed: &BTreeSet<PathBuf>, why: Why) -> Outcome {
         let loaded = match self.source.file() {
-            Some(file) if changed.contains(file) || why == Why::Asked || self.again || !self.hoped_for.is_empty() => {
-                let source = self.source.clone();
-                // Read and checked where it may block.
-                match timeout(PATIENCE, tokio::task::spawn_blocking(move || source.load())).await {
-                    Ok(Ok(loaded)) => loaded,
-                    _ => Err(Problems::one(
-                        file.display().to_string(),
-                        "cannot be read: a disk hangs",
-                    )),
-                }
+            Some(file) if changed.contains(file) || why == Why::Asked || self.again => {
+                let (source, name) = (self.source.clone(), file.display().to_string());
+                // Read and checked where it may block, for a bounded time.
+                let loading = tokio::task::spawn_blocking(move || source.load()).await;
+                loading.unwrap_or_else(|_| Err(Problems::one(name, "cannot be read")))
             }
             _ => Ok(self.config.clone()),
         };
         let mut config = match loaded {
             Ok(config) => config,
-            Err(problems) => return self.refuse(problems, Vec::new(), false),
+            Err(problems) => return self.refuse(problems, Vec::new()),
         };
         keep_equal_orgs(&self.config, &mut config);
         // At the start the files are those that have just been read.
@@ -183,14 +212,20 @@ impl Watch {
         let hopes = config.files().into_iter().map(Path::to_owned).collect();
         let before = self.config.clone();
         let (clock, metrics) = self.reloads.clock_and_metrics();
-        let preparing =
+        let out_of_time = "no certificate in time: its folder is locked, or its disk hangs";
+        let out_of_time = || Problems::one("listeners[].tls", out_of_time);
+        if self.preparing.as_ref().is_some_and(|before| !before.is_finished()) {
+            return self.refuse(out_of_time(), hopes);
+        }
+        self.preparing = None;
+        let mut preparing =
             tokio::task::spawn_blocking(move || prepare(&before, config, authorities, &certificates, &clock, &metrics));
-        let prepared = match timeout(PREPARATION, preparing).await {
+        let prepared = match timeout(PREPARATION, &mut preparing).await {
             Ok(Ok(Ok(prepared))) => prepared,
-            Ok(Ok(Err(problems))) => return self.refuse(problems, hopes, false),
-            _ => {
-                let text = "no certificate in time: its folder is locked, or its disk hangs";
-                return self.refuse(Problems::one("listeners[].tls", text), hopes, true);
+            Ok(Ok(Err(problems))) => return self.refuse(problems, hopes),
+            ended => {
+                self.preparing = ended.is_err().then_some(preparing);
+                return self.refuse(out_of_time(), hopes);
             }
         };
         let (reply, done) = oneshot::channel();
@@ -214,7 +249,7 @@ impl Watch {
                 self.reloads.taken(restart);
                 Outcome::Taken
             }
-            Ok(Err(problems)) => self.refuse(problems, hopes, true),
+            Ok(Err(problems)) => self.refuse(problems, hopes),
             // The program ends.
             Err(_) => Outcome::Unchanged,
         }
@@ -227,9 +262,9 @@ impl Watch {
         self.again = false;
     }
 
-    fn refuse(&mut self, problems: Problems, hoped_for: Vec<PathBuf>, again: bool) -> Outcome {
+    fn refuse(&mut self, problems: Problems, hoped_for: Vec<PathBuf>) -> Outcome {
         self.hoped_for = hoped_for;
-        self.again = again;
+        self.again = true;
         self.reloads.refused(&problems, self.asked_for);
         Outcome::Refused(problems)
     }
@@ -245,27 +280,23 @@ impl Watch {
         !same && (listener.tls.is_some() || before.is_some_and(|before| before.tls.is_some())) || files
     }
 
-    /// Secrets whose files have changed; whether there was one.
+    /// Secrets whose files have changed, and those that were no good; whether there is something new of one.
     async fn secrets(&self, changed: &BTreeSet<PathBuf>) -> bool {
         let mut any = false;
         for (name, org) in &self.config.orgs {
             let mut good = false;
             for (key, reference) in org.grant.references() {
-                let Some(secret) = reference
-                    .secret()
-                    .filter(|s| s.path().is_some_and(|path| changed.contains(path)))
-                else {
+                let Some(secret) = reference.secret() else { continue };
+                let has_changed = secret.path().is_some_and(|path| changed.contains(path));
+                if !has_changed && !self.reloads.refuses(name, key) {
                     continue;
-                };
+                }
                 let (secret, check) = (secret.clone(), check_of(reference));
-                let read = tokio::task::spawn_blocking(move || secret.refreshed(check).map(drop));
-                let read = match timeout(PATIENCE, read).await {
-                    Ok(Ok(read)) => read,
-                    _ => Err("cannot be read: a disk hangs".to_owned()),
-                };
+                let read = tokio::task::spawn_blocking(move || secret.refreshed(check).map(drop)).await;
+                let read = read.unwrap_or_else(|_| Err("cannot be read".to_owned()));
                 good |= read.is_ok();
-                any = true;
-                self.reloads.secret(name, key, read.err());
+                any |= has_changed || read.is_ok();
+                self.reloads.secret(name, key, read.err(), has_changed);
             }
             if good && self.orders.send(Order::Retry(name.clone())).await.is_err() {
                 return any;
@@ -290,7 +321,9 @@ async fn interval(interval: Option<Duration>) {
     }
 }
 
-/// For reading a few small files.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A file that is the same for so long is left alone.
+const LEFT_ALONE: Duration = Duration::from_millis(500);
+/// So often it is looked for that.
+const LOOKS: usize = 6;
 /// For certificates: another process may be making one.
 const PREPARATION: Duration = Duration::from_secs(30);

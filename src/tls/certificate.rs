@@ -19,12 +19,15 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use zeroize::Zeroizing;
+
 use super::provider;
+use crate::disk;
 
 /// Every certificate of a PEM file; at least one.
 pub(super) fn chain_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(|e| e.to_string())?
+    let pem = read(path)?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
         .map_err(|e| e.to_string())?;
     if certificates.is_empty() {
@@ -32,6 +35,14 @@ pub(super) fn chain_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, Stri
     }
     Ok(certificates)
 }
+
+/// A PEM file, whole.
+pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    disk::read(path, disk::LARGE, PATIENCE).map_err(|error| error.to_string())
+}
+
+/// For reading one file.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The first private key of a PEM text.
 pub(super) fn key_of(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {

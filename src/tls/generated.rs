@@ -159,13 +159,13 @@ impl Places {
     }
 
     fn read_key(&self) -> Result<rustls::pki_types::PrivateKeyDer<'static>, String> {
-        let file = File::open(&self.key).map_err(|error| error.to_string())?;
+        let file = disk::open(&self.key).map_err(|error| error.to_string())?;
         // Who could read it may hold it still.
         if readable_by_others(&file) {
             return Err("other users have permissions on it".into());
         }
-        let pem = fs::read(&self.key).map_err(|error| error.to_string())?;
-        key_of(&Zeroizing::new(pem))
+        let pem = disk::bytes(file, disk::LARGE).map_err(|error| error.to_string())?;
+        key_of(&pem)
     }
 }
 

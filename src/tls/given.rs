@@ -10,10 +10,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use zeroize::Zeroizing;
-
 use super::{
-    certificate::{NoPair, Pair, Untimely, chain_in, covers, key_of, pair, timely},
+    certificate::{self, NoPair, Pair, Untimely, chain_in, covers, key_of, pair, timely},
     listener::Complaint,
 };
 use crate::config::Listener;
@@ -36,9 +34,8 @@ pub(super) fn read(
         text: format!("cannot use {}: {reason}", path.display()),
     };
     let chain = chain_in(certificate).map_err(|reason| unusable(CERTIFICATE, certificate, &reason));
-    let private = std::fs::read(key)
-        .map_err(|error| error.to_string())
-        .and_then(|pem| key_of(&Zeroizing::new(pem)))
+    let private = certificate::read(key)
+        .and_then(|pem| key_of(&pem))
         .map_err(|reason| unusable(KEY, key, &reason));
     let (chain, private) = match (chain, private) {
         (Ok(chain), Ok(private)) => (chain, private),
@@ -80,7 +77,7 @@ fn warnings(pair: &rustls::sign::CertifiedKey, listener: &Listener, now: SystemT
         });
     let soon = ends
         .min()
-        .map(|at| format!("it expires at {}; put another in place and restart", date(at)));
+        .map(|at| format!("it expires at {}; put another in its place", date(at)));
     let own = pair.cert.first();
     let covered = |name: &&String| own.is_some_and(|own| covers(own, name));
     // Names that somebody chose must all be there; of the others one is enough.
@@ -174,7 +171,7 @@ mod tests {
         assert_eq!(warned(&[], 1), "");
         assert_eq!(warned(&["sf.internal"], 75), "");
         let soon = format!(
-            "certificate_file: it expires at {}T00:00:00Z; put another in place and restart",
+            "certificate_file: it expires at {}T00:00:00Z; put another in its place",
             day(90)
         );
         assert_eq!(warned(&[], 77), soon);

@@ -1,7 +1,8 @@
 //! How many logins are allowed: a token bucket.
 //!
 //! Owns: the count of logins left; pure, the instant is passed in.
-//! Invariants: never above `burst`, never below zero; over any span at most `burst + per_minute × minutes` logins.
+//! Invariants: never above `burst`; below zero only when less is allowed than was spent, so that more allowed later gives
+//! nothing back; over any span at most `burst + per_minute × minutes` logins.
 //! Units: logins; `Duration` until the next is allowed.
 //! Fails with: how long to wait.
 //! Source: design §5; SF §3.4 (3,600 logins an hour and user, all pods together).
@@ -33,7 +34,7 @@ impl Bucket {
     pub fn resize(&mut self, settings: Budget, now: Instant) {
         self.fill(now);
         let spent = f64::from(self.settings.burst) - self.level;
-        self.level = (f64::from(settings.burst) - spent).max(0.0);
+        self.level = f64::from(settings.burst) - spent;
         self.settings = settings;
     }
 
@@ -56,7 +57,7 @@ impl Bucket {
     /// Logins allowed now; whole ones count.
     pub fn left(&mut self, now: Instant) -> f64 {
         self.fill(now);
-        self.level.floor()
+        self.level.floor().max(0.0)
     }
 
     /// When [`Self::left`] changes by itself; `None` when full.
@@ -79,7 +80,8 @@ impl Bucket {
     }
 
     fn until_next(&self) -> Duration {
-        let missing = 1.0 - self.level.fract();
+        // Below zero what is owed comes first; above one it is the rest of the next whole one.
+        let missing = self.level.max(0.0).floor() + 1.0 - self.level;
         if self.settings.per_minute == 0 {
             return NEVER;
         }
@@ -126,7 +128,8 @@ mod tests {
             now,
         );
         assert!(bucket.left(now) < 1.0);
-        assert_eq!(bucket.take(now), Err(Duration::from_secs(30)));
+        // Four are spent of three: one is owed, and the next comes after it.
+        assert_eq!(bucket.take(now), Err(Duration::from_secs(60)));
     }
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -165,6 +168,33 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_change_of_the_settings_gives_a_login_back(
+            steps in proptest::collection::vec((0u32..20, 0u32..5), 1..50),
+        ) {
+            let (mut bucket, now) = bucket(4, 1);
+            let mut spent = 0u32;
+            for (burst, tries) in steps {
+                bucket.resize(Budget { burst, per_minute: 1 }, now);
+                prop_assert_eq!(bucket.left(now), f64::from(burst.saturating_sub(spent)));
+                for _ in 0..tries {
+                    match bucket.take(now) {
+                        Ok(()) => spent += 1,
+                        // Late enough, and no later: what is owed comes first.
+                        Err(wait) => {
+                            let missing = 1.0 + f64::from(spent) - f64::from(burst);
+                            prop_assert!((wait.as_secs_f64() - missing * 60.0).abs() < 0.001);
+                            prop_assert!(bucket.clone().take(now + wait - SECOND).is_err());
+                            if burst > 0 {
+                                prop_assert_eq!(bucket.grows_at(now), Some(now + wait));
+                                prop_assert_eq!(bucket.clone().take(now + wait), Ok(()));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+
         #[test]
         fn the_named_wait_is_enough_and_the_total_is_bounded(
             burst in 1u32..10, per_minute in 1u32..100, steps in proptest::collection::vec(0u64..20_000, 1..200),

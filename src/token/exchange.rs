@@ -271,7 +271,13 @@ impl HttpExchange {
         // Beside the client's own limits: reading the secret counts as well.
         let prepared = timeout_at(deadline, self.prepared(refresh_token)).await;
         let attempt = prepared
-            .unwrap_or_else(|_| Err(Refusal::of("timeout", None)))
+            // Not `timeout`: the login host has nothing to do with it.
+            .unwrap_or_else(|_| {
+                Err(Refusal::of(
+                    "secret_unreadable",
+                    "no answer in time: a disk hangs".to_owned(),
+                ))
+            })
             .map_err(not_sent)?;
         self.send(attempt, deadline).await
     }

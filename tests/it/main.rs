@@ -30,6 +30,8 @@ mod http2;
 mod lifecycle;
 mod lifecycle_hard_cases;
 mod local_login;
+#[cfg(unix)]
+mod log;
 #[cfg(feature = "demo")]
 mod login;
 #[cfg(all(feature = "demo", target_os = "linux"))]

@@ -254,6 +254,57 @@ async fn a_slow_answer_times_out() {
     );
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_secret_that_has_become_a_pipe_or_hangs_ends_no_login() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let server = login_server(|_, _| Some(token_answer())).await;
+    let (file, org) = org(&server.url);
+    let this = exchange_with(&org, &EgressProxy::default()).unwrap();
+    once(&this).await.unwrap();
+    std::fs::remove_file(file.path()).unwrap();
+    mknodat(CWD, file.path(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let soon = Duration::from_secs(2);
+    let login = tokio::time::timeout(soon, once(&this)).await;
+    login
+        .expect("a pipe is not waited for")
+        .expect("the last good one serves");
+    // Another one that has read nothing yet.
+    let (other, of_other) = {
+        let (other, mut of_other) = self::org(&server.url);
+        let Grant::ClientCredentials(grant) = &mut of_other.grant else {
+            unreachable!("as made above");
+        };
+        grant.client_secret = SecretRef::file(file.path().to_owned());
+        (other, exchange_with(&of_other, &EgressProxy::default()).unwrap())
+    };
+    let refusal = tokio::time::timeout(soon, once(&of_other)).await.unwrap().unwrap_err();
+    assert_eq!(refusal.reason, "secret_unreadable");
+    assert!(
+        format!("{refusal:?}").contains("it is a pipe, not a file"),
+        "{refusal:?}"
+    );
+    drop(other);
+    // A disk that hangs.
+    std::fs::remove_file(file.path()).unwrap();
+    std::fs::write(file.path(), SECRET).unwrap();
+    let (comes_back, hanging) = std::sync::mpsc::channel::<()>();
+    let late = crate::disk::within(file.path(), Duration::from_millis(10), move || {
+        let _ = hanging.recv();
+        Ok(())
+    });
+    assert!(late.is_err());
+    // Not even a login that has no time at all is said to have waited for the login host.
+    let mut hasty = of_other.clone();
+    hasty.timeout = Duration::ZERO;
+    assert_eq!(once(&hasty).await.unwrap_err().reason, "secret_unreadable");
+    once(&this).await.expect("the last good one serves");
+    let refusal = once(&of_other).await.unwrap_err();
+    assert_eq!(refusal.reason, "secret_unreadable");
+    assert!(format!("{refusal:?}").contains("its disk hangs"), "{refusal:?}");
+    drop(comes_back);
+}
+
 #[tokio::test]
 async fn a_refused_connection_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -106,12 +106,6 @@ where
     Ok(tracing_subscriber::registry().with(lines.with_filter(levels)))
 }
 
-/// Whether errors of `target` are shown.
-pub fn shows_errors(settings: &config::Log, target: &str) -> bool {
-    let levels: Result<Targets, _> = settings.level.parse();
-    levels.is_ok_and(|levels| levels.would_enable(target, &tracing::Level::ERROR))
-}
-
 /// Sets `log.level` from now on; what [`init`] has set up follows.
 pub fn set_level(level: &str) {
     let Ok(levels) = level.parse::<Targets>() else { return };
@@ -210,24 +204,6 @@ mod tests {
             text.contains("one") && !text.contains("two") && text.contains("three"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn whether_errors_are_shown_goes_by_target() {
-        for (level, shown) in [
-            ("info", true),
-            ("off", false),
-            ("off,a=error", true),
-            ("info,a=off", false),
-            ("info,b=off", true),
-        ] {
-            let settings = config::Log {
-                format: LogFormat::Json,
-                level: level.into(),
-                requests: false,
-            };
-            assert_eq!(shows_errors(&settings, "a::b"), shown, "{level}");
-        }
     }
 
     #[test]

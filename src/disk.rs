@@ -129,6 +129,13 @@ impl Turn {
     /// `None`: somebody is late, or not done within `patience`.
     fn take(path: &Path, patience: Duration) -> Option<Self> {
         let waits = |paths: &mut Paths| paths.get(path).is_some_and(|late| !late);
+        #[cfg(test)]
+        if busy().contains_key(path) {
+            AWAITED
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(path.to_owned());
+        }
         let (mut paths, _) = FREE
             .wait_timeout_while(busy(), patience, waits)
             .unwrap_or_else(PoisonError::into_inner);
@@ -155,6 +162,9 @@ type Paths = BTreeMap<PathBuf, bool>;
 /// Of the whole process, as disks are: two configurations may name the same file.
 static BUSY: Mutex<Paths> = Mutex::new(BTreeMap::new());
 static FREE: Condvar = Condvar::new();
+/// Paths that somebody has waited for.
+#[cfg(test)]
+pub(crate) static AWAITED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn busy() -> std::sync::MutexGuard<'static, Paths> {
     BUSY.lock().unwrap_or_else(PoisonError::into_inner)

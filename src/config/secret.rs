@@ -47,6 +47,7 @@ const MAX_BYTES: u64 = 64 * 1024;
 
 /// For reading a file. A login that goes on with what was last good must not be kept from it for long.
 const PATIENCE: Duration = Duration::from_secs(2);
+const LONG_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SecretError {
@@ -78,7 +79,7 @@ impl SecretRef {
 
     /// The secret as it is now if it passes `check`, and that is remembered; else what is wrong with it.
     pub fn refreshed(&self, check: Check) -> Result<SecretString, String> {
-        let now = self.read().map_err(|error| error.to_string())?;
+        let now = self.read_soon().map_err(|error| error.to_string())?;
         check(now.expose_secret()).map_err(|problem| format!("{self} {problem}"))?;
         if let Self::File(file) = self {
             *file.lock() = Some(now.clone());
@@ -97,8 +98,18 @@ impl SecretRef {
         })
     }
 
-    /// The secret as it is now, without trailing line ends. Blocks, not for long.
+    /// The secret as it is now, without trailing line ends. Blocks, for a slow disk as well: what is sealed with it may be
+    /// there only once.
     pub fn read(&self) -> Result<SecretString, SecretError> {
+        self.read_within(LONG_PATIENCE)
+    }
+
+    /// As [`Self::read`], for a login, which is tried again.
+    pub fn read_soon(&self) -> Result<SecretString, SecretError> {
+        self.read_within(PATIENCE)
+    }
+
+    fn read_within(&self, patience: Duration) -> Result<SecretString, SecretError> {
         let reference = || self.clone();
         let unreadable = |reason: String| SecretError::Unreadable {
             reference: reference(),
@@ -107,7 +118,7 @@ impl SecretRef {
         // Wiped on every way out; what is kept is the `SecretString`.
         let bytes = match self {
             Self::File(SecretFile { path, .. }) => {
-                disk::read(path, MAX_BYTES, PATIENCE).map_err(|error| match error.kind() {
+                disk::read(path, MAX_BYTES, patience).map_err(|error| match error.kind() {
                     ErrorKind::FileTooLarge => SecretError::TooLarge { reference: reference() },
                     _ => unreadable(error.to_string()),
                 })?

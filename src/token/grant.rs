@@ -139,6 +139,6 @@ pub(super) fn read_key(secret: &SecretRef) -> Result<SecretString, Refusal> {
 /// The secret that `setting` refers to, as it is now.
 pub(super) fn read(setting: &str, secret: &SecretRef) -> Result<SecretString, Refusal> {
     secret
-        .read()
+        .read_soon()
         .map_err(|e| Refusal::of("secret_unreadable", format!("`{setting}`: {e}")))
 }

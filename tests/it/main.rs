@@ -37,6 +37,7 @@ mod login;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod login_hard_cases;
 mod org_trouble;
+#[cfg(feature = "demo")]
 mod outage;
 mod passthrough;
 mod platforms;
@@ -48,6 +49,9 @@ mod program;
 mod pub_sub;
 mod refusal;
 mod reload;
+#[cfg(target_os = "linux")]
+mod reload_disks;
+#[cfg(feature = "demo")]
 mod reload_hard_cases;
 #[cfg(all(feature = "demo", target_os = "linux"))]
 mod rotation;

@@ -18,6 +18,7 @@ use crate::{
         ApiHost, Budget, ClientAuth, ClientCredentials, EgressProxy, LoginHost, RefreshToken, SecretRef, SendSecret,
         TokenExchange, TokenSettings,
     },
+    disk,
     metrics::Metrics,
     token::{Expiry, Generation},
 };
@@ -873,19 +874,23 @@ async fn what_could_not_be_recorded_does_not_replace_a_login_made_since() {
 #[tokio::test]
 async fn a_successor_is_kept_although_nobody_waits_for_its_recording() {
     let this = Refreshed::new(|_| {}).await;
-    // A key that cannot be read to its end holds the recording up.
+    // A disk that is slow to give the key holds the recording up.
     let key = this.room.path("key");
-    let made = |path: &std::path::Path| {
-        fs::remove_file(path).unwrap();
-        let made = std::process::Command::new("mkfifo").arg(path).status();
-        assert!(made.unwrap().success());
-    };
     let arrived = Arc::new(Notify::new());
     let told = Arc::clone(&arrived);
-    let fifo = key.clone();
+    let (comes_back, slow) = std::sync::mpsc::channel::<()>();
+    let of_disk = key.clone();
     this.host.does_and_says(
         move || {
-            made(&fifo);
+            let (begins, begun) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                disk::within(&of_disk, Duration::from_secs(60), move || {
+                    begins.send(()).unwrap();
+                    let _ = slow.recv();
+                    Ok(())
+                })
+            });
+            begun.recv().unwrap();
             told.notify_one();
         },
         rotated("a1", "r1"),
@@ -893,21 +898,19 @@ async fn a_successor_is_kept_although_nobody_waits_for_its_recording() {
     {
         let attempt = this.kept.exchange(START);
         tokio::pin!(attempt);
-        let opened = async {
+        let awaited = async {
             arrived.notified().await;
-            // Opens when the reader is there: the answer came, and is being recorded.
-            let path = key.clone();
-            tokio::task::spawn_blocking(move || fs::OpenOptions::new().write(true).open(path).unwrap())
-                .await
-                .unwrap()
+            // The answer came, and is being recorded.
+            while !disk::AWAITED.lock().unwrap().contains(&key) {
+                tokio::task::yield_now().await;
+            }
         };
         tokio::select! {
             _ = &mut attempt => panic!("it must wait for the store"),
-            writer = opened => drop(writer),
+            () = awaited => {}
         }
     }
-    fs::remove_file(&key).unwrap();
-    this.room.put("key", &"07".repeat(32));
+    drop(comes_back);
     let token = this.tried().await.unwrap();
     assert_eq!(token, "a1");
     assert_eq!(this.grant().await.refresh_token.expose_secret(), "r1");

@@ -288,16 +288,35 @@ async fn a_secret_that_has_become_a_pipe_or_hangs_ends_no_login() {
     // A disk that hangs.
     std::fs::remove_file(file.path()).unwrap();
     std::fs::write(file.path(), SECRET).unwrap();
+    // One whose time is up before that is known has not waited for the login host either.
+    let (ends, waits) = std::sync::mpsc::channel::<()>();
+    let (begins, begun) = std::sync::mpsc::channel();
+    let path = file.path().to_owned();
+    let slow = std::thread::spawn(move || {
+        crate::disk::within(&path, Duration::from_secs(60), move || {
+            begins.send(()).unwrap();
+            let _ = waits.recv();
+            Ok(())
+        })
+    });
+    begun.recv().unwrap();
+    // One that remembers for itself: it reads on when nobody waits any more.
+    let mut hasty = of_other.clone();
+    hasty.grant = Arc::new(Grant::ClientCredentials(ClientCredentials {
+        client_id: "3MVG9.id".into(),
+        client_secret: SecretRef::file(file.path().to_owned()),
+        send_secret: SendSecret::Basic,
+    }));
+    hasty.timeout = Duration::from_millis(20);
+    assert_eq!(once(&hasty).await.unwrap_err().reason, "secret_unreadable");
+    drop(ends);
+    slow.join().unwrap().unwrap();
     let (comes_back, hanging) = std::sync::mpsc::channel::<()>();
-    let late = crate::disk::within(file.path(), Duration::from_millis(10), move || {
+    let late = crate::disk::within(file.path(), Duration::from_millis(300), move || {
         let _ = hanging.recv();
         Ok(())
     });
     assert!(late.is_err());
-    // Not even a login that has no time at all is said to have waited for the login host.
-    let mut hasty = of_other.clone();
-    hasty.timeout = Duration::ZERO;
-    assert_eq!(once(&hasty).await.unwrap_err().reason, "secret_unreadable");
     once(&this).await.expect("the last good one serves");
     let refusal = once(&of_other).await.unwrap_err();
     assert_eq!(refusal.reason, "secret_unreadable");

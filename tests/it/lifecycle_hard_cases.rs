@@ -1,6 +1,6 @@
 //! What the system allows, who else is on the machine, and signals at odd moments.
 
-use std::{net::SocketAddr, process::Command, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -80,6 +80,8 @@ async fn an_org_that_has_had_a_token_has_started_though_nobody_asked_then() {
 
 #[cfg(feature = "demo")]
 mod of_the_program {
+    use std::process::Command;
+
     use serde_json::json;
 
     use super::*;

@@ -37,7 +37,14 @@ for target in targets:
     want = set((work / f"{target}.txt").read_text().split())
     got = {f"{one['name']}@{one['version']}" for one in bom["components"]}
     assert bom["bomFormat"] == "CycloneDX" and bom["metadata"]["component"]["name"] == "sf-token-proxy"
-    assert got == want, f"{target}: missing: {sorted(want - got)}, too many: {sorted(got - want)}"
+    assert got >= want, f"{target}: missing: {sorted(want - got)}"
+    # cargo-cyclonedx counts what is optional and not taken, too.
+    there = {one["bom-ref"] for one in bom["components"] if f"{one['name']}@{one['version']}" in want}
+    there.add(bom["metadata"]["component"]["bom-ref"])
+    bom["components"] = [one for one in bom["components"] if one["bom-ref"] in there]
+    bom["dependencies"] = [one for one in bom["dependencies"] if one["ref"] in there]
+    for one in bom["dependencies"]:
+        one["dependsOn"] = [ref for ref in one.get("dependsOn", []) if ref in there]
 
 # The first one, and what the others have beside it.
 bom = json.loads(json.dumps(boms[targets[0]]))

@@ -31,10 +31,9 @@ use crate::{
     proxy::body,
     ready::Health,
     reload::{Order, Reloader, Reloads, Watch},
-    server::Tls,
     shutdown::{Hangups, Stop},
     store::{Store, StoreError},
-    tls::{self, TlsError},
+    tls::{self, TlsError, listener::Opened},
     token::exchange::SetUpError,
 };
 
@@ -115,7 +114,7 @@ impl App {
         let admin_room = Admin::new(metrics.registry.clone(), health.clone(), reloads);
         let mut tls = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
-            tls.push(Some(listener_tls(index, listener, &clock, &metrics).await?));
+            tls.push(Some(listener_tls(index, listener, &clock).await?));
         }
         let mut site = Site::new(config.clone(), shared, late, admin_room.clone(), health);
         site.become_as(Prepared {
@@ -134,12 +133,7 @@ impl App {
 }
 
 /// With what a listener speaks https, if it does. Another process may be making the certificate meanwhile.
-async fn listener_tls(
-    index: usize,
-    settings: &config::Listener,
-    clock: &Clock,
-    metrics: &Metrics,
-) -> Result<Option<Tls>, BindError> {
+async fn listener_tls(index: usize, settings: &config::Listener, clock: &Clock) -> Result<Option<Opened>, BindError> {
     if settings.tls.is_none() {
         return Ok(None);
     }
@@ -156,10 +150,7 @@ async fn listener_tls(
             return Err(Problems::one(format!("listeners[{index}].tls"), text).into());
         }
     };
-    Ok(opened.map(|opened| {
-        opened.tell();
-        Tls::new(opened.config, opened.ends, metrics.tls_handshake_failures.clone())
-    }))
+    Ok(opened)
 }
 
 impl Bound {

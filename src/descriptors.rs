@@ -7,8 +7,8 @@
 //! Units: descriptors. Fails with: never; what cannot be raised is told.
 //! Source: getrlimit(2); systemd's "File Descriptor Limits".
 
-/// For all that is no caller and no call: listeners, probes, logins, files.
-const OTHERS: u64 = 128;
+/// For all that is no caller, no call and no probe: listeners, logins, files.
+const OTHERS: u64 = 64;
 
 /// As many as there can be; called once, before anything is opened.
 pub(crate) fn raise() {
@@ -28,13 +28,13 @@ pub(crate) fn raise() {
     }
 }
 
-/// How many of the wanted callers there can be at one time.
-pub(crate) fn affordable(wanted: usize) -> usize {
+/// How many callers each listener may have at one time, of those that it wants.
+pub(crate) fn affordable(wanted: &[usize]) -> Vec<usize> {
     let affordable = within(limit(), wanted);
-    if affordable < wanted {
+    if affordable != wanted {
         tracing::warn!(
-            wanted,
-            affordable,
+            wanted = wanted.iter().sum::<usize>(),
+            affordable = affordable.iter().sum::<usize>(),
             "the system allows too few open files for listeners[].max_connections: raise the hard limit (ulimit -Hn, \
              LimitNOFILE=), or lower the setting"
         );
@@ -42,11 +42,29 @@ pub(crate) fn affordable(wanted: usize) -> usize {
     affordable
 }
 
-/// Each caller may need a connection to the org.
-fn within(limit: Option<u64>, wanted: usize) -> usize {
-    let Some(limit) = limit else { return wanted };
-    let callers = usize::try_from(limit.saturating_sub(OTHERS) / 2).unwrap_or(usize::MAX);
-    wanted.min(callers.max(1))
+/// How many connections the admin port may have: whoever reaches it may open them, and a probe has to find room.
+pub(crate) fn for_admin() -> usize {
+    admin_within(limit())
+}
+
+fn admin_within(limit: Option<u64>) -> usize {
+    limit.map_or(1000, |limit| {
+        usize::try_from(limit / 8).unwrap_or(usize::MAX).clamp(32, 1000)
+    })
+}
+
+/// Each caller may need a connection to the org; what there is is shared as the wishes are.
+fn within(limit: Option<u64>, wanted: &[usize]) -> Vec<usize> {
+    let all: u128 = wanted.iter().map(|wanted| *wanted as u128).sum();
+    let Some(some) = limit else { return wanted.to_vec() };
+    let others = OTHERS + admin_within(limit) as u64;
+    let callers = u128::from(some.saturating_sub(others) / 2);
+    let share = |wanted: &usize| match all <= callers {
+        true => *wanted,
+        // Not above what was wanted.
+        false => usize::try_from(*wanted as u128 * callers / all).map_or(*wanted, |share| share.max(1)),
+    };
+    wanted.iter().map(share).collect()
 }
 
 /// `None`: without limit.
@@ -67,10 +85,14 @@ mod tests {
 
     #[test]
     fn callers_leave_room_for_the_org_and_the_probes() {
-        assert_eq!(within(None, 10_000), 10_000);
-        assert_eq!(within(Some(1 << 20), 10_000), 10_000);
-        assert_eq!(within(Some(1024), 10_000), 448);
-        assert_eq!(within(Some(1024), 100), 100);
-        assert_eq!(within(Some(16), 100), 1);
+        let one = |limit, wanted| within(limit, &[wanted])[0];
+        assert_eq!(one(None, 10_000), 10_000);
+        assert_eq!(one(Some(1 << 20), 10_000), 10_000);
+        assert_eq!(one(Some(1024), 10_000), (1024 - 64 - 128) / 2);
+        assert_eq!(one(Some(1024), 100), 100);
+        assert_eq!(one(Some(16), 100), 1);
+        assert_eq!(within(Some(256), &[10_000, 10_000, 20_000, 1]), [19, 19, 39, 1]);
+        assert_eq!((admin_within(None), admin_within(Some(1 << 20))), (1000, 1000));
+        assert_eq!((admin_within(Some(1024)), admin_within(Some(16))), (128, 32));
     }
 }

@@ -12,11 +12,16 @@ use std::{
     fs::{self, File, FileType, OpenOptions},
     io::{self, ErrorKind, Read as _, Write as _},
     path::{Path, PathBuf},
-    sync::{Condvar, Mutex, PoisonError, mpsc},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
 
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 /// How the names of files end that are not finished.
@@ -100,7 +105,10 @@ pub(crate) fn within<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let hangs = || io::Error::new(ErrorKind::TimedOut, "no answer in time: its disk hangs");
+    let until = Instant::now().checked_add(patience);
+    let left = || until.map_or(patience, |until| until.saturating_duration_since(Instant::now()));
     let turn = Turn::take(path, patience).ok_or_else(hangs)?;
+    let number = turn.number;
     let (tell, told) = mpsc::sync_channel(1);
     let working = thread::Builder::new().name("disk".into()).spawn(move || {
         let done = work();
@@ -110,11 +118,13 @@ pub(crate) fn within<T: Send + 'static>(
         let _ = tell.send(done);
     });
     working?;
-    match told.recv_timeout(patience) {
+    match told.recv_timeout(left()) {
         Ok(done) => done,
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            if let Some(late) = busy().get_mut(path) {
-                *late = true;
+            if let Some(turn) = busy().get_mut(path).filter(|turn| turn.number == number) {
+                turn.late = true;
+                // Whoever waits for a turn need not wait any more.
+                FREE.notify_all();
             }
             Err(hangs())
         }
@@ -123,12 +133,16 @@ pub(crate) fn within<T: Send + 'static>(
 }
 
 /// The right to be the one who is at a path; dropping it gives it back.
-struct Turn(PathBuf);
+struct Turn {
+    path: PathBuf,
+    number: u64,
+}
 
 impl Turn {
     /// `None`: somebody is late, or not done within `patience`.
     fn take(path: &Path, patience: Duration) -> Option<Self> {
-        let waits = |paths: &mut Paths| paths.get(path).is_some_and(|late| !late);
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let waits = |paths: &mut Paths| paths.get(path).is_some_and(|taken| !taken.late);
         #[cfg(test)]
         if busy().contains_key(path) {
             AWAITED
@@ -142,8 +156,12 @@ impl Turn {
         match paths.contains_key(path) {
             true => None,
             false => {
-                paths.insert(path.to_owned(), false);
-                Some(Self(path.to_owned()))
+                let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+                paths.insert(path.to_owned(), Taken { number, late: false });
+                Some(Self {
+                    path: path.to_owned(),
+                    number,
+                })
             }
         }
     }
@@ -151,13 +169,18 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        busy().remove(&self.0);
+        busy().remove(&self.path);
         FREE.notify_all();
     }
 }
 
-/// By path, whether somebody has given up waiting.
-type Paths = BTreeMap<PathBuf, bool>;
+struct Taken {
+    number: u64,
+    /// Somebody has given up waiting.
+    late: bool,
+}
+
+type Paths = BTreeMap<PathBuf, Taken>;
 
 /// Of the whole process, as disks are: two configurations may name the same file.
 static BUSY: Mutex<Paths> = Mutex::new(BTreeMap::new());

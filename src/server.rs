@@ -39,6 +39,7 @@ pub use self::https::Tls;
 #[derive(Debug, Clone)]
 pub struct Limits {
     permits: Arc<Semaphore>,
+    max_connections: usize,
     /// An idle connection, or one whose request head does not arrive, is closed after this.
     idle_timeout: Duration,
 }
@@ -47,8 +48,14 @@ impl Limits {
     pub fn new(max_connections: usize, idle_timeout: Duration) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(max_connections)),
+            max_connections,
             idle_timeout,
         }
+    }
+
+    /// Whether new ones would be the same.
+    pub fn are(&self, max_connections: usize, idle_timeout: Duration) -> bool {
+        (self.max_connections, self.idle_timeout) == (max_connections, idle_timeout)
     }
 
     /// Whether they are one.
@@ -159,17 +166,20 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let speaker = Arc::new((Speaker::new(limits.idle_timeout), handler_for));
+    // Those who come without TLS need not stay.
+    let brief = Speaker::new(limits.idle_timeout.min(https::HANDSHAKE));
+    let speakers = Arc::new((Speaker::new(limits.idle_timeout), brief, handler_for));
     let told = stop.clone();
     let start = move |stream: TcpStream, permit| {
-        let (speaker, tls, stop) = (Arc::clone(&speaker), tls.clone(), told.clone());
+        let (speakers, tls, stop) = (Arc::clone(&speakers), tls.clone(), told.clone());
         async move {
-            let (speaker, handler_for) = &*speaker;
+            let (speaker, brief, handler_for) = &*speakers;
             let mut caller = Caller::of(&stream);
             let greeted = match &tls {
                 None => speaker.greet(stream, &stop).await,
-                Some(tls) => Box::pin(tls.greet(stream, speaker, &mut caller, &stop)).await,
+                Some(tls) => Box::pin(tls.greet(stream, brief, &mut caller, &stop)).await,
             };
+            let speaker = if caller.without_tls { brief } else { speaker };
             match greeted {
                 Some((io, Protocol::Http1)) => speaker.http1(io, handler_for(&caller), &stop).await,
                 Some((io, Protocol::Http2)) => Box::pin(speaker.http2(io, handler_for(&caller), &stop)).await,

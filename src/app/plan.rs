@@ -2,7 +2,7 @@
 //!
 //! Pure. Invariants: what stands the same in both keeps running untouched.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::{
     config::{Config, Grant, Org, OrgName},
@@ -41,6 +41,24 @@ pub(super) fn orgs(old: &Config, new: &Config, authorities: bool) -> BTreeMap<Or
         (name.clone(), fate)
     });
     removed.chain(others).collect()
+}
+
+/// For each listener the one before that goes on in it, with its connections' permits and its users: the one with the same
+/// addresses, else one with which it shares an address. Each goes on once.
+pub(super) fn listeners(before: &[&[SocketAddr]], next: &[&[SocketAddr]]) -> Vec<Option<usize>> {
+    let mut free = vec![true; before.len()];
+    let mut going_on = vec![None; next.len()];
+    let same = |old: &[SocketAddr], new: &[SocketAddr]| old == new;
+    let shares = |old: &[SocketAddr], new: &[SocketAddr]| old.iter().any(|address| new.contains(address));
+    for goes_on in [same as fn(&[SocketAddr], &[SocketAddr]) -> bool, shares] {
+        for (new, found) in next.iter().zip(&mut going_on).filter(|(_, found)| found.is_none()) {
+            *found = (0..before.len()).find(|index| free[*index] && goes_on(before[*index], new));
+            if let Some(index) = *found {
+                free[index] = false;
+            }
+        }
+    }
+    going_on
 }
 
 fn fate(name: &OrgName, [old, new]: [&Config; 2], [before, org]: [&Org; 2], authorities: bool) -> Fate {
@@ -166,6 +184,27 @@ mod tests {
         }
         let ways = orgs(&before, &before, true)[&OrgName::new("main")];
         assert_eq!(ways, Fate::Change(Changed { tokens: true, ..CALLS }));
+    }
+
+    #[test]
+    fn a_listener_goes_on_once_with_its_own_addresses_first() {
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let (a, b, c) = (address(1), address(2), address(3));
+        let table: [(&[&[SocketAddr]], &[&[SocketAddr]], &[Option<usize>]); 7] = [
+            (&[&[a], &[b]], &[&[b], &[a]], &[Some(1), Some(0)]),
+            // One address more, one less, another order.
+            (&[&[a]], &[&[a, b]], &[Some(0)]),
+            (&[&[a, b]], &[&[b]], &[Some(0)]),
+            (&[&[a, b]], &[&[b, a]], &[Some(0)]),
+            // Cut in two: one of them is new.
+            (&[&[a, b]], &[&[a], &[b]], &[Some(0), None]),
+            // Who has the same addresses comes first, though later in the list.
+            (&[&[a], &[b]], &[&[a, b], &[b]], &[Some(0), Some(1)]),
+            (&[&[a]], &[&[c]], &[None]),
+        ];
+        for (before, next, expected) in table {
+            assert_eq!(listeners(before, next), expected, "{before:?} {next:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::{
     ready::Health,
     server::{self, Caller, Handler, Limits, Tls},
     shutdown::Stop,
+    tls::listener::Opened,
 };
 
 /// A configuration whose slow parts are done: files are read, certificates made.
@@ -32,7 +33,7 @@ pub struct Prepared {
     /// The trusted authorities, if they may have changed.
     pub authorities: Option<rustls::ClientConfig>,
     /// For each listener what it speaks TLS with; `None`: as before.
-    pub tls: Vec<Option<Option<Tls>>>,
+    pub tls: Vec<Option<Option<Opened>>>,
 }
 
 pub(super) struct Site {
@@ -85,7 +86,7 @@ impl Site {
             jobs: Jobs::default(),
             stop: Stop::new(),
             late,
-            admin_limits: Limits::new(ADMIN_CONNECTIONS, ADMIN_IDLE),
+            admin_limits: Limits::new(descriptors::for_admin(), ADMIN_IDLE),
         }
     }
 
@@ -201,31 +202,39 @@ impl Site {
     fn switch_fronts(
         &mut self,
         listeners: &[Listener],
-        tls: Vec<Option<Option<Tls>>>,
+        tls: Vec<Option<Option<Opened>>>,
         fresh: Vec<Vec<Fresh>>,
         changed: &[OrgName],
     ) {
         let mut before = std::mem::take(&mut self.fronts);
         let (stop, shared, jobs) = (&self.stop, &self.shared, &mut self.jobs);
-        let entries = listeners.iter().zip(tls).zip(fresh);
-        for ((settings, tls), fresh) in entries {
+        let addresses_before: Vec<_> = before.iter().map(|front| &front.settings.addresses[..]).collect();
+        let addresses: Vec<_> = listeners.iter().map(|listener| &listener.addresses[..]).collect();
+        let going_on = plan::listeners(&addresses_before, &addresses);
+        let wanted: Vec<_> = listeners.iter().map(|listener| listener.max_connections).collect();
+        let affordable = descriptors::affordable(&wanted);
+        let entries = listeners.iter().zip(tls).zip(fresh).zip(going_on).zip(affordable);
+        for ((((settings, tls), fresh), goes_on), most) in entries {
             let Some(room) = self.rooms.get(&settings.org) else {
                 continue;
             };
-            // An address more, or another order, makes it no other listener.
-            let same = |front: &&Front| front.settings.addresses == settings.addresses;
-            let shares = |front: &&Front| front.settings.addresses.iter().any(|a| settings.addresses.contains(a));
-            let old = before.iter().find(same).or_else(|| before.iter().find(shares));
+            let old = goes_on.and_then(|index| before.get(index));
             let limits = match old {
-                Some(old)
-                    if old.settings.max_connections == settings.max_connections
-                        && old.settings.idle_timeout == settings.idle_timeout =>
-                {
-                    old.limits.clone()
-                }
-                _ => Limits::new(descriptors::affordable(settings.max_connections), settings.idle_timeout),
+                Some(old) if old.limits.are(most, settings.idle_timeout) => old.limits.clone(),
+                _ => Limits::new(most, settings.idle_timeout),
             };
-            let tls = tls.unwrap_or_else(|| old.and_then(|old| old.tls.clone()));
+            let same = |front: &&Front| front.settings.addresses == settings.addresses;
+            let tls = match tls {
+                None => before.iter().find(same).and_then(|front| front.tls.clone()),
+                Some(opened) => opened.map(|opened| {
+                    opened.tell();
+                    Tls::new(
+                        opened.config,
+                        opened.ends,
+                        shared.metrics.tls_handshake_failures.clone(),
+                    )
+                }),
+            };
             let users = settings.users.as_ref().map(|users| {
                 let kept = old.filter(|old| {
                     old.settings.org == settings.org
@@ -316,6 +325,5 @@ impl Site {
     }
 }
 
-/// Whoever reaches the port may open them; that of the kubelet's probe has to find room.
-const ADMIN_CONNECTIONS: usize = 1000;
-const ADMIN_IDLE: std::time::Duration = std::time::Duration::from_secs(10);
+/// Short, and not what people scrape or poll at.
+const ADMIN_IDLE: std::time::Duration = std::time::Duration::from_secs(13);

@@ -18,10 +18,20 @@ use super::{
     upstream::Upstream,
     verdict::{BULK_INVALID_SESSION, SOAP_INVALID_SESSION, UNAUTHORIZED_HEAD},
 };
-use crate::token::{Token, TokenError, Tokens};
+use crate::token::{Token, Tokens};
 
 /// An upload that cannot be repeated goes out only with a token that was seen working within this time.
 const SURE_FOR: Duration = Duration::from_secs(60);
+
+/// What follows when a repeat was refused too.
+pub enum Next {
+    /// The refusal is the caller's.
+    PassOn,
+    /// The call goes again, with this one.
+    Token(Arc<Token>),
+    /// The refused one is dead; the call goes again with the next.
+    Renew,
+}
 
 fn next_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -82,26 +92,22 @@ impl Account {
     /// org that refuses everything costs one repeat a call), unless another process minted it: that one may have died
     /// before it was looked at here. One that has worked may have died since, also when others are at home with the next
     /// one already.
-    pub async fn after_a_second_refusal(
-        &self,
-        upstream: &Upstream,
-        refused: &Token,
-    ) -> Option<Result<Arc<Token>, TokenError>> {
+    pub async fn after_a_second_refusal(&self, upstream: &Upstream, refused: &Token) -> Next {
         // In a cool-down it is the string that was refused before: a login would bring it again.
         if refused.adopted && !self.tokens.cooling_down() {
-            return Some(self.tokens.renewed_dead(refused.generation).await);
+            return Next::Renew;
         }
         if !self.tokens.worked_since(refused.generation) {
-            return None;
+            return Next::PassOn;
         }
         if let Some(newer) = self.tokens.current()
             && newer.generation > refused.generation
         {
-            return Some(Ok(newer));
+            return Next::Token(newer);
         }
         match self.ask(upstream, refused).await {
-            Finding::Dead => Some(self.tokens.renewed_dead(refused.generation).await),
-            Finding::Alive | Finding::Unknown => None,
+            Finding::Dead => Next::Renew,
+            Finding::Alive | Finding::Unknown => Next::PassOn,
         }
     }
 
@@ -130,18 +136,18 @@ impl Account {
     }
 
     /// A token that was seen working lately, for a call that cannot be repeated.
-    pub async fn sure(&self, upstream: &Upstream, token: Arc<Token>) -> Result<Arc<Token>, TokenError> {
+    pub async fn works(&self, upstream: &Upstream, token: &Token) -> bool {
         let seen = self.tokens.seen_working(token.generation);
         if seen.is_some_and(|ago| ago < SURE_FOR) {
-            return Ok(token);
+            return true;
         }
-        match self.ask(upstream, &token).await {
+        match self.ask(upstream, token).await {
             Finding::Alive => {
                 self.tokens.worked(token.generation);
-                Ok(token)
+                true
             }
-            Finding::Unknown => Ok(token),
-            Finding::Dead => self.tokens.renewed(token.generation).await,
+            Finding::Unknown => true,
+            Finding::Dead => false,
         }
     }
 }

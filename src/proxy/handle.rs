@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    account::Account,
+    account::{Account, Next},
     body::{Store, Upload},
     cached::{self, Found},
     error::{CallError, not_repeated_status},
@@ -444,8 +444,8 @@ impl Proxy {
             Some(token) => token,
             None => for_token(record, Box::pin(account.tokens.get())).await?,
         };
-        if call.upload.not_kept().is_some() {
-            token = waiting(record, Box::pin(account.sure(&self.upstream, token))).await?;
+        if call.upload.not_kept().is_some() && !waiting(record, Box::pin(account.works(&self.upstream, &token))).await {
+            token = for_token(record, Box::pin(account.tokens.renewed(token.generation))).await?;
         }
         let (answer, verdict) = self.send(call, &token, record).await?;
         match verdict {
@@ -531,11 +531,12 @@ impl Proxy {
             let next = if sends == 1 {
                 Some(for_token(record, account.tokens.renewed(refused.generation)).await)
             } else if sends < MOST_SENDS {
-                waiting(
-                    record,
-                    Box::pin(account.after_a_second_refusal(&self.upstream, &refused)),
-                )
-                .await
+                let next = Box::pin(account.after_a_second_refusal(&self.upstream, &refused));
+                match waiting(record, next).await {
+                    Next::PassOn => None,
+                    Next::Token(token) => Some(Ok(token)),
+                    Next::Renew => Some(for_token(record, account.tokens.renewed_dead(refused.generation)).await),
+                }
             } else {
                 None
             };

@@ -9,8 +9,6 @@ use crate::{
     app::Prepared,
     clock::Clock,
     config::{Config, Org, OrgName, Problems, Reference, SecretCheck},
-    metrics::Metrics,
-    server::Tls,
     tls,
     token::grant::check_key,
 };
@@ -33,7 +31,6 @@ pub(super) fn prepare(
     authorities: bool,
     certificates: &[bool],
     clock: &Clock,
-    metrics: &Metrics,
 ) -> Result<Prepared, Problems> {
     let mut problems = Problems::default();
     for (name, org) in &config.orgs {
@@ -51,15 +48,12 @@ pub(super) fn prepare(
         },
         false => None,
     };
-    let mut opened: Vec<Option<Option<Tls>>> = Vec::new();
+    let mut opened = Vec::new();
     for (index, (listener, needed)) in config.listeners.iter().zip(certificates).enumerate() {
         opened.push(match needed {
             false => None,
             true => match tls::listener::open(index, listener, clock.now()) {
-                Ok(tls) => Some(tls.map(|tls| {
-                    tls.tell();
-                    Tls::new(tls.config, tls.ends, metrics.tls_handshake_failures.clone())
-                })),
+                Ok(opened) => Some(opened),
                 Err(wrong) => {
                     problems.extend(wrong);
                     None

@@ -184,9 +184,13 @@ impl Reloads {
             .map_or_else(|| "environment".to_owned(), |file| file.display().to_string());
     }
 
-    /// For what is made ready beside.
-    pub(super) fn clock_and_metrics(&self) -> (Clock, Metrics) {
-        (self.0.clock.clone(), self.0.metrics.clone())
+    #[cfg(test)]
+    pub(super) fn metrics(&self) -> Metrics {
+        self.0.metrics.clone()
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        self.0.clock.clone()
     }
 
     /// Forgets secrets that the configuration does not name any more.

@@ -144,8 +144,15 @@ impl Watch {
         if why != Why::Start {
             self.pending.extend(changed.iter().cloned());
         }
-        let of_config = self.reload(&changed, why).await;
-        let of_secrets = why != Why::Start && self.secrets(&changed).await;
+        let of_config = match why == Why::Time && self.is_being_written() {
+            true => {
+                // What has changed beside waits for it.
+                self.again |= !changed.is_empty();
+                Outcome::Unchanged
+            }
+            false => self.reload(&changed, why).await,
+        };
+        let of_secrets = why != Why::Start && self.secrets(&changed, why).await;
         match of_config {
             Outcome::Unchanged if of_secrets => Outcome::Taken,
             other => other,
@@ -154,7 +161,7 @@ impl Watch {
 
     /// Looks where it may block, for a bounded time.
     async fn looked(&self, paths: BTreeSet<PathBuf>, seen: Seen, again: bool) -> Looked {
-        let (clock, _) = self.reloads.clock_and_metrics();
+        let clock = self.reloads.clock();
         let before = seen.clone();
         let looking = tokio::task::spawn_blocking(move || files::look(&paths, &before, again, clock.now()));
         // It does not panic; the program ends.
@@ -179,6 +186,15 @@ impl Watch {
         looked.without_unsure(&self.seen);
     }
 
+    /// Whether the configuration, or what it refers to beside secrets, may be half-written now.
+    fn is_being_written(&self) -> bool {
+        let grants = self.config.orgs.values().flat_map(|org| org.grant.references());
+        let secrets: BTreeSet<PathBuf> = grants
+            .filter_map(|(_, reference)| Some(reference.secret()?.path()?.to_owned()))
+            .collect();
+        self.restless.difference(&secrets).next().is_some()
+    }
+
     /// The configuration, and what it refers to beside secrets.
     async fn reload(&mut self, changed: &BTreeSet<PathBuf>, why: Why) -> Outcome {
         let loaded = match self.source.file() {
@@ -190,6 +206,14 @@ impl Watch {
             }
             _ => Ok(self.config.clone()),
         };
+        if let Some(file) = self.source.file().filter(|_| why == Why::Time) {
+            // Written anew since it was looked at, it may have been half there.
+            let file = BTreeSet::from([file.to_owned()]);
+            if !self.looked(file, self.seen.clone(), true).await.changed.is_empty() {
+                self.again = true;
+                return Outcome::Unchanged;
+            }
+        }
         let mut config = match loaded {
             Ok(config) => config,
             Err(problems) => return self.refuse(problems, Vec::new()),
@@ -211,7 +235,7 @@ impl Watch {
         }
         let hopes = config.files().into_iter().map(Path::to_owned).collect();
         let before = self.config.clone();
-        let (clock, metrics) = self.reloads.clock_and_metrics();
+        let clock = self.reloads.clock();
         let out_of_time = "no certificate in time: its folder is locked, or its disk hangs";
         let out_of_time = || Problems::one("listeners[].tls", out_of_time);
         if self.preparing.as_ref().is_some_and(|before| !before.is_finished()) {
@@ -219,7 +243,7 @@ impl Watch {
         }
         self.preparing = None;
         let mut preparing =
-            tokio::task::spawn_blocking(move || prepare(&before, config, authorities, &certificates, &clock, &metrics));
+            tokio::task::spawn_blocking(move || prepare(&before, config, authorities, &certificates, &clock));
         let prepared = match timeout(PREPARATION, &mut preparing).await {
             Ok(Ok(Ok(prepared))) => prepared,
             Ok(Ok(Err(problems))) => return self.refuse(problems, hopes),
@@ -281,13 +305,17 @@ impl Watch {
     }
 
     /// Secrets whose files have changed, and those that were no good; whether there is something new of one.
-    async fn secrets(&self, changed: &BTreeSet<PathBuf>) -> bool {
+    async fn secrets(&self, changed: &BTreeSet<PathBuf>, why: Why) -> bool {
         let mut any = false;
         for (name, org) in &self.config.orgs {
             let mut good = false;
             for (key, reference) in org.grant.references() {
                 let Some(secret) = reference.secret() else { continue };
-                let has_changed = secret.path().is_some_and(|path| changed.contains(path));
+                let is_in = |paths: &BTreeSet<PathBuf>| secret.path().is_some_and(|path| paths.contains(path));
+                if why == Why::Time && is_in(&self.restless) {
+                    continue;
+                }
+                let has_changed = is_in(changed);
                 if !has_changed && !self.reloads.refuses(name, key) {
                     continue;
                 }

@@ -28,7 +28,7 @@ use super::{
 use crate::shutdown::Stop;
 
 /// From the accept to the end of the handshake, at most. A client that sends nothing holds a permit for so long.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// With what a listener speaks TLS. Cheap to clone.
 #[derive(Clone)]
@@ -63,11 +63,11 @@ impl Tls {
     pub(super) async fn greet(
         &self,
         stream: TcpStream,
-        speaker: &Speaker,
+        brief: &Speaker,
         caller: &mut Caller,
         stop: &Stop,
     ) -> Option<(Io, Protocol)> {
-        let deadline = Instant::now() + speaker.idle_timeout.min(HANDSHAKE);
+        let deadline = Instant::now() + brief.idle_timeout;
         let mut first = [0];
         // Dropped half-way, looking has taken nothing; a handshake that is dropped has had no call yet.
         let seen = tokio::select! {
@@ -79,7 +79,7 @@ impl Tls {
             Ok(Ok(0)) | Ok(Err(_)) => return None,
             Ok(Ok(_)) if first[0] != TLS_HANDSHAKE => {
                 caller.without_tls = true;
-                return speaker.greet(stream, stop).await;
+                return brief.greet(stream, stop).await;
             }
             Ok(Ok(_)) => {}
             Err(_) => {

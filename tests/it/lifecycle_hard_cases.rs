@@ -123,7 +123,7 @@ mod of_the_program {
         program.serves();
         let told = program.printed();
         assert!(
-            told.contains("listeners[].max_connections") && told.contains("\"affordable\":36"),
+            told.contains("listeners[].max_connections") && told.contains("\"affordable\":52"),
             "{told}"
         );
         let mut idle = Vec::new();

@@ -11,7 +11,7 @@ use sf_token_proxy::{
 use crate::{
     data_cloud::{by_key, file, query},
     reload::{Changing, org, problem},
-    support::{RawOrg, Trace, call},
+    support::{RawOrg, Trace, call, client::ask, connect},
     tls, users,
 };
 
@@ -53,6 +53,62 @@ async fn a_certificate_that_is_rotated_beside_a_bad_file_counts_once_the_file_is
     assert_eq!(tls::ask(&mut new).await.status, 200);
     // A connection of before goes on.
     assert_eq!(tls::ask(&mut old).await.status, 200);
+    this.app.stop().await;
+}
+
+const A: &str = "127.0.0.1:0";
+const B: &str = "127.0.0.2:0";
+
+async fn plain(address: std::net::SocketAddr) -> u16 {
+    call(address, "GET /services/data/v60.0/ HTTP/1.1", b"").await.status
+}
+
+#[tokio::test]
+async fn tls_goes_with_its_setting_also_when_addresses_move() {
+    let org = org().await;
+    let folder = tempfile::tempdir().unwrap();
+    certificate(folder.path());
+    let tls = json!({
+        "certificate_file": folder.path().join("tls.crt"), "key_file": folder.path().join("tls.key"),
+    });
+    // Before and after; every address speaks plain http in the end.
+    for (before, after) in [
+        (json!([{"address": A, "tls": tls}]), json!([{"address": [A, B]}])),
+        (
+            json!([{"address": A, "tls": tls}, {"address": B}]),
+            json!([{"address": [A, B]}]),
+        ),
+        (
+            json!([{"address": [A, B], "tls": tls}]),
+            json!([{"address": B}, {"address": A}]),
+        ),
+    ] {
+        let mut this = Changing::start_with(&org, |config| config["listeners"] = before.clone()).await;
+        let taken = this.change(|config| config["listeners"] = after.clone()).await;
+        assert_eq!(taken, Outcome::Taken, "{before}");
+        for address in this.app.status().await["listeners"].as_array().unwrap() {
+            assert_eq!(address["tls"], false);
+            for address in address["addresses"].as_array().unwrap() {
+                let address = address.as_str().unwrap().parse().unwrap();
+                assert_eq!(plain(address).await, 200, "{before} {address}");
+            }
+        }
+        this.app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_is_cut_in_two_has_two_limits() {
+    let org = org().await;
+    let one = json!([{"address": [A, B], "max_connections": 1}]);
+    let mut this = Changing::start_with(&org, |config| config["listeners"] = one).await;
+    let two = json!([{"address": A, "max_connections": 1}, {"address": B, "max_connections": 1}]);
+    assert_eq!(this.change(|config| config["listeners"] = two).await, Outcome::Taken);
+    let listeners = this.app.status().await["listeners"].clone();
+    let [first, second] = [0, 1].map(|n| listeners[n]["addresses"][0].as_str().unwrap().parse().unwrap());
+    let mut idle = connect(first).await;
+    assert_eq!(ask(&mut idle, "GET /services/data/ HTTP/1.1").await.status, 200);
+    assert_eq!(plain(second).await, 200);
     this.app.stop().await;
 }
 

@@ -90,9 +90,16 @@ impl Watched {
     }
 
     fn failed(&self) -> u64 {
-        let (_, metrics) = self.watch.reloads.clock_and_metrics();
+        let metrics = self.watch.reloads.metrics();
         metrics.reload.reloads.with_label_values(&["failed"]).get()
     }
+}
+
+/// Puts a file in the place of another. Time does not pass for the watch here, and in no time a file that is written in place could be found empty twice.
+fn put(path: &Path, text: &str) {
+    let next = path.with_extension("next");
+    fs::write(&next, text).unwrap();
+    fs::rename(next, path).unwrap();
 }
 
 async fn after(milliseconds: u64) {
@@ -156,11 +163,13 @@ async fn a_file_that_is_never_left_alone_is_not_taken_and_holds_nothing_up() {
     let path = this.folder.path().join("config.yaml");
     this.write("secret", "second");
     for round in 0..2 {
+        // Before the look, which could else be over before it begins.
+        put(&path, &two(path.parent().unwrap()).to_string());
         let writer = async {
             for n in 0..40 {
                 let mut config = two(path.parent().unwrap());
                 config["upstream"] = json!({"connect_timeout": format!("{}s", 1 + n)});
-                fs::write(&path, config.to_string()).unwrap();
+                put(&path, &config.to_string());
                 after(100).await;
             }
         };
@@ -174,6 +183,31 @@ async fn a_file_that_is_never_left_alone_is_not_taken_and_holds_nothing_up() {
     }
     assert_eq!(this.looks().await, (Outcome::Taken, vec![2]));
     assert!(this.watch.restless.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_file_is_not_taken_either_when_what_was_there_before_was_refused() {
+    let mut this = Watched::start().await;
+    let folder = this.folder.path().to_owned();
+    this.write("config.yaml", "orgs: nothing");
+    this.write("secret", "");
+    let (outcome, ordered) = this.looks().await;
+    assert!(matches!(outcome, Outcome::Refused(_)) && ordered.is_empty());
+    put(&folder.join("config.yaml"), &config(&folder).to_string());
+    put(&folder.join("secret"), "half");
+    let writer = async {
+        for n in 0..40 {
+            let mut half = config(&folder);
+            half["upstream"] = json!({"connect_timeout": format!("{}s", 1 + n)});
+            put(&folder.join("config.yaml"), &half.to_string());
+            put(&folder.join("secret"), &format!("half {n}"));
+            after(100).await;
+        }
+    };
+    assert_eq!(this.look(Why::Time, writer).await, (Outcome::Unchanged, vec![]));
+    this.write("config.yaml", &two(&folder).to_string());
+    let (outcome, ordered) = this.looks().await;
+    assert_eq!((outcome, ordered), (Outcome::Taken, vec![2, 0]));
 }
 
 #[tokio::test]
@@ -209,14 +243,14 @@ async fn a_secret_that_was_read_while_it_was_written_is_read_again() {
     this.write("secret", "");
     assert_eq!(this.looks().await, (Outcome::Taken, vec![]));
     let told = || {
-        let (_, metrics) = this.watch.reloads.clock_and_metrics();
+        let metrics = this.watch.reloads.metrics();
         metrics.reload.secrets.with_label_values(&["main", "failed"]).get()
     };
     let once = told();
     for _ in 0..2 {
         assert_eq!(this.watch.look(Why::Time).await, Outcome::Unchanged);
     }
-    let (_, metrics) = this.watch.reloads.clock_and_metrics();
+    let metrics = this.watch.reloads.metrics();
     assert_eq!(
         metrics.reload.secrets.with_label_values(&["main", "failed"]).get(),
         once

@@ -190,7 +190,8 @@ mod tests {
     fn a_listener_goes_on_once_with_its_own_addresses_first() {
         let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let (a, b, c) = (address(1), address(2), address(3));
-        let table: [(&[&[SocketAddr]], &[&[SocketAddr]], &[Option<usize>]); 7] = [
+        type Addresses<'a> = &'a [&'a [SocketAddr]];
+        let table: [(Addresses<'_>, Addresses<'_>, &[Option<usize>]); 7] = [
             (&[&[a], &[b]], &[&[b], &[a]], &[Some(1), Some(0)]),
             // One address more, one less, another order.
             (&[&[a]], &[&[a, b]], &[Some(0)]),

@@ -30,16 +30,20 @@ pub(crate) fn raise() {
 
 /// How many callers each listener may have at one time, of those that it wants.
 pub(crate) fn affordable(wanted: &[usize]) -> Vec<usize> {
-    let affordable = within(limit(), wanted);
-    if affordable != wanted {
+    let given = within(limit(), wanted);
+    let (wanted, affordable) = (wanted.iter().sum::<usize>(), given.iter().sum::<usize>());
+    if affordable < wanted / 2 {
         tracing::warn!(
-            wanted = wanted.iter().sum::<usize>(),
-            affordable = affordable.iter().sum::<usize>(),
+            wanted,
+            affordable,
             "the system allows too few open files for listeners[].max_connections: raise the hard limit (ulimit -Hn, \
              LimitNOFILE=), or lower the setting"
         );
+    } else if affordable < wanted {
+        // The setting's default is generous.
+        tracing::info!(wanted, affordable, "as many callers at one time as open files allow");
     }
-    affordable
+    given
 }
 
 /// How many connections the admin port may have: whoever reaches it may open them, and a probe has to find room.

@@ -132,7 +132,7 @@ pub type Answer<B> = Pin<Box<dyn Future<Output = Response<B>> + Send>>;
 /// Answers the calls of one connection.
 pub type Handler<B> = Box<dyn Fn(Request<Incoming>) -> Answer<B> + Send + Sync>;
 
-/// Who has come.
+/// Who has come. The addresses are asked for by [`serve_http1`] alone: they cost two system calls for each connection.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Caller {
     pub peer: Option<SocketAddr>,
@@ -174,7 +174,7 @@ where
         let (speakers, tls, stop) = (Arc::clone(&speakers), tls.clone(), told.clone());
         async move {
             let (speaker, brief, handler_for) = &*speakers;
-            let mut caller = Caller::of(&stream);
+            let mut caller = Caller::default();
             let greeted = match &tls {
                 None => speaker.greet(stream, &stop).await,
                 Some(tls) => Box::pin(tls.greet(stream, brief, &mut caller, &stop)).await,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sf_token_proxy::config::ListenerTls;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use crate::support::{RawOrg, RawRequest, Reply, Running, Script, Trace, call, connect, read_reply};
+use crate::support::{RawOrg, RawRequest, Reply, Running, Script, Trace, call, connect, eventually, read_reply};
 
 const PARTNER: &str = "urn:partner.soap.sforce.com";
 const ENTERPRISE: &str = "urn:enterprise.soap.sforce.com";
@@ -439,6 +439,8 @@ async fn a_login_is_the_named_users() {
     };
     let reply = call(app.proxy, &lines("X-SFPROXY-User: anna@acme.example"), b"").await;
     assert_ours(&reply);
+    // Anna's and the org's own, which nobody has waited for yet.
+    eventually("both have logged in", own_logins, |logins| *logins == 2).await;
     let before = own_logins();
     for (user, code) in [
         ("X-SFPROXY-User: eve@evil.example", "SFPROXY_USER_NOT_ALLOWED"),

@@ -4,12 +4,21 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpSocket,
+    net::{TcpSocket, TcpStream},
 };
 
 use crate::support::{RawOrg, Running, Script, call, connect, own_address, read_reply};
 
 const GET: &str = "GET /services/data/v60.0/x HTTP/1.1";
+
+/// So many connections on which nothing is said.
+async fn idle(to: SocketAddr, connections: usize) -> Vec<TcpStream> {
+    let mut idle = Vec::new();
+    for _ in 0..connections {
+        idle.push(connect(to).await);
+    }
+    idle
+}
 
 /// A call from this address of the machine; its status.
 async fn quit_from(source: &str, to: SocketAddr) -> u16 {
@@ -50,10 +59,7 @@ async fn what_a_mesh_passes_on_from_elsewhere_is_no_caller_of_this_machine() {
 async fn idle_connections_to_the_admin_port_do_not_keep_a_probe_out() {
     let org = RawOrg::start(|_| Script::ok()).await;
     let app = Running::start(&org.url(), |_| {}).await;
-    let mut idle = Vec::new();
-    for _ in 0..300 {
-        idle.push(connect(app.admin).await);
-    }
+    let mut idle = idle(app.admin, 300).await;
     assert_eq!(call(app.admin, "GET /livez HTTP/1.1", b"").await.status, 200);
     // They are closed soon: they hold descriptors.
     let closed = tokio::time::timeout(Duration::from_secs(30), idle[0].read(&mut [0])).await;
@@ -104,10 +110,7 @@ mod of_the_program {
         let site = Site::new(|_| {}).await;
         let config = site.config(&site.credentials());
         let mut program = start_limited(&site, &config, "ulimit -Sn 64 && ulimit -Hn 2000");
-        let mut idle = Vec::new();
-        for _ in 0..300 {
-            idle.push(connect(program.proxy()).await);
-        }
+        let _idle = idle(program.proxy(), 300).await;
         program.serves();
         assert_eq!(get(program.admin, "/livez").unwrap().0, 200);
         program.signal("TERM");
@@ -126,10 +129,7 @@ mod of_the_program {
             told.contains("listeners[].max_connections") && told.contains("\"affordable\":52"),
             "{told}"
         );
-        let mut idle = Vec::new();
-        for _ in 0..150 {
-            idle.push(connect(program.proxy()).await);
-        }
+        let idle = idle(program.proxy(), 150).await;
         for path in ["/livez", "/startupz", "/metrics"] {
             assert_eq!(get(program.admin, path).unwrap().0, 200, "{path}");
         }

@@ -15,23 +15,21 @@ use crate::{
     tls, users,
 };
 
-/// A certificate for `localhost` that is its own authority.
-fn certificate(folder: &Path) {
+/// A certificate for `localhost` that is its own authority; a listener's settings with it.
+fn certificate(folder: &Path) -> Value {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     let certificate = certificate.self_signed(&key).unwrap();
     fs::write(folder.join("tls.key"), key.serialize_pem()).unwrap();
     fs::write(folder.join("tls.crt"), certificate.pem()).unwrap();
+    json!({"certificate_file": folder.join("tls.crt"), "key_file": folder.join("tls.key")})
 }
 
 #[tokio::test]
 async fn a_certificate_that_is_rotated_beside_a_bad_file_counts_once_the_file_is_good() {
     let org = org().await;
     let folder = tempfile::tempdir().unwrap();
-    certificate(folder.path());
-    let of_listener = json!({
-        "certificate_file": folder.path().join("tls.crt"), "key_file": folder.path().join("tls.key"),
-    });
+    let of_listener = certificate(folder.path());
     let mut this = Changing::start_with(&org, |config| config["listeners"][0]["tls"] = of_listener).await;
     let trusted = folder.path().join("tls.crt");
     let mut old = tls::shake(this.app.proxy, &trusted, &[]).await.unwrap();
@@ -67,10 +65,7 @@ async fn plain(address: std::net::SocketAddr) -> u16 {
 async fn tls_goes_with_its_setting_also_when_addresses_move() {
     let org = org().await;
     let folder = tempfile::tempdir().unwrap();
-    certificate(folder.path());
-    let tls = json!({
-        "certificate_file": folder.path().join("tls.crt"), "key_file": folder.path().join("tls.key"),
-    });
+    let tls = certificate(folder.path());
     // Before and after; every address speaks plain http in the end.
     for (before, after) in [
         (json!([{"address": A, "tls": tls}]), json!([{"address": [A, B]}])),

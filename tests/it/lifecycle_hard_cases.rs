@@ -7,7 +7,10 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use crate::support::{RawOrg, Running, Script, call, connect, own_address, read_reply};
+use crate::{
+    site::soon,
+    support::{RawOrg, Running, Script, call, connect, own_address, read_reply},
+};
 
 const GET: &str = "GET /services/data/v60.0/x HTTP/1.1";
 
@@ -60,7 +63,8 @@ async fn idle_connections_to_the_admin_port_do_not_keep_a_probe_out() {
     let org = RawOrg::start(|_| Script::ok()).await;
     let app = Running::start(&org.url(), |_| {}).await;
     let mut idle = idle(app.admin, 300).await;
-    assert_eq!(call(app.admin, "GET /livez HTTP/1.1", b"").await.status, 200);
+    // Sooner than they are closed.
+    assert_eq!(soon(call(app.admin, "GET /livez HTTP/1.1", b"")).await.status, 200);
     // They are closed soon: they hold descriptors.
     let closed = tokio::time::timeout(Duration::from_secs(30), idle[0].read(&mut [0])).await;
     assert_eq!(closed.expect("closed in time").unwrap(), 0);
@@ -91,7 +95,7 @@ mod of_the_program {
     use serde_json::json;
 
     use super::*;
-    use crate::program::{Program, Site, get, until};
+    use crate::program::{LIMITS, Program, Site, get, until};
 
     /// As started from a shell with these limits.
     fn start_limited(site: &Site, config: &serde_json::Value, limits: &str) -> Program {
@@ -111,8 +115,10 @@ mod of_the_program {
         let config = site.config(&site.credentials());
         let mut program = start_limited(&site, &config, "ulimit -Sn 64 && ulimit -Hn 2000");
         let _idle = idle(program.proxy(), 300).await;
-        program.serves();
-        assert_eq!(get(program.admin, "/livez").unwrap().0, 200);
+        let limits = format!("GET {LIMITS} HTTP/1.1");
+        for (address, lines) in [(program.proxy(), &*limits), (program.admin, "GET /livez HTTP/1.1")] {
+            assert_eq!(soon(call(address, lines, b"")).await.status, 200, "{lines}");
+        }
         program.signal("TERM");
         assert_eq!(program.exit(Duration::from_secs(30)).0, 0);
         site.org.stop().await;
@@ -131,7 +137,8 @@ mod of_the_program {
         );
         let idle = idle(program.proxy(), 150).await;
         for path in ["/livez", "/startupz", "/metrics"] {
-            assert_eq!(get(program.admin, path).unwrap().0, 200, "{path}");
+            let lines = format!("GET {path} HTTP/1.1");
+            assert_eq!(soon(call(program.admin, &lines, b"")).await.status, 200, "{path}");
         }
         drop(idle);
         program.serves();

@@ -11,6 +11,7 @@ use sf_token_proxy::{
 use crate::{
     data_cloud::{by_key, file, query},
     reload::{Changing, org, problem},
+    site::soon,
     support::{RawOrg, Trace, call, client::ask, connect},
     tls, users,
 };
@@ -103,7 +104,7 @@ async fn a_listener_that_is_cut_in_two_has_two_limits() {
     let [first, second] = [0, 1].map(|n| listeners[n]["addresses"][0].as_str().unwrap().parse().unwrap());
     let mut idle = connect(first).await;
     assert_eq!(ask(&mut idle, "GET /services/data/ HTTP/1.1").await.status, 200);
-    assert_eq!(plain(second).await, 200);
+    assert_eq!(soon(plain(second)).await, 200);
     this.app.stop().await;
 }
 

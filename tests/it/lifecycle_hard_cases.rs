@@ -8,8 +8,8 @@ use tokio::{
 };
 
 use crate::{
-    site::soon,
     support::{RawOrg, Running, Script, call, connect, own_address, read_reply},
+    tls::soon,
 };
 
 const GET: &str = "GET /services/data/v60.0/x HTTP/1.1";

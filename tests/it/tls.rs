@@ -97,7 +97,7 @@ async fn shake_as(address: SocketAddr, config: Arc<ClientConfig>, name: &str) ->
 }
 
 /// What happens before any deadline of the program's defaults.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     let bound = Duration::from_secs(5);
     tokio::time::timeout(bound, what).await.expect("it happens soon")
 }

@@ -111,6 +111,9 @@ impl Repeat {
     }
 }
 
+/// How long a login takes when all is well. Who leaves sooner had its own reasons; who leaves later, for want of a token.
+const LOGIN_TAKES: Duration = Duration::from_secs(2);
+
 /// The methods that are label values; all others count as the last.
 const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "OTHER"];
 
@@ -264,6 +267,8 @@ pub struct Record {
     started: Instant,
     /// Time that was the org's or the login host's.
     waited: Duration,
+    /// Since when it waits for a token.
+    wants_token: Option<Instant>,
     /// When the answer's head was ready.
     answered: Option<Instant>,
     bytes: u64,
@@ -282,6 +287,7 @@ impl Record {
             outcome: Outcome::Cancelled,
             started: Instant::now(),
             waited: Duration::ZERO,
+            wants_token: None,
             answered: None,
             bytes: 0,
         }
@@ -308,14 +314,14 @@ impl Record {
         self.surface == Some(Surface::PubSub)
     }
 
-    /// From here on the call waits for a token: whoever goes away meanwhile did so for want of one.
+    /// From here on the call waits for a token.
     pub fn wants_token(&mut self) {
-        self.outcome = Outcome::TokenError;
+        self.wants_token = Some(Instant::now());
     }
 
     /// The wait for a token is over.
     pub fn has_token(&mut self) {
-        self.outcome = Outcome::Cancelled;
+        self.wants_token = None;
     }
 
     /// Adds time that was not ours.
@@ -341,6 +347,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if self.wants_token.is_some_and(|since| since.elapsed() >= LOGIN_TAKES) {
+            self.outcome = Outcome::TokenError;
+        }
         let calls = &self.calls;
         calls.in_flight.dec();
         calls.count((self.surface, self.method, self.status, self.outcome), 1);
@@ -365,5 +374,41 @@ impl Drop for Record {
                 "call"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What counts one call that leaves so long after it began to wait for a token.
+    async fn left_after(wait: Duration, has_token: bool) -> Outcome {
+        let metrics = Metrics::new();
+        let calls = Calls::new(OrgName::new("main"), &metrics, false);
+        let mut record = Record::start(&calls, &Method::GET);
+        record.surface(Surface::Rest);
+        record.wants_token();
+        tokio::time::advance(wait).await;
+        if has_token {
+            record.has_token();
+        }
+        drop(record);
+        let counted = |outcome: Outcome| {
+            let labels = ["main", "rest", "GET", "none", outcome.as_str()];
+            metrics.requests.with_label_values(&labels).get()
+        };
+        let outcomes = [Outcome::Cancelled, Outcome::TokenError];
+        assert_eq!(outcomes.map(counted).iter().sum::<u64>(), 1);
+        outcomes.into_iter().find(|outcome| counted(*outcome) == 1).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_when_a_login_should_have_ended_counts_as_ours() {
+        assert_eq!(left_after(LOGIN_TAKES, false).await, Outcome::TokenError);
+        assert_eq!(
+            left_after(LOGIN_TAKES - Duration::from_millis(1), false).await,
+            Outcome::Cancelled
+        );
+        assert_eq!(left_after(LOGIN_TAKES, true).await, Outcome::Cancelled);
     }
 }

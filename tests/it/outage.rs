@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::{io::AsyncWriteExt as _, net::TcpListener, time::Instant};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    time::Instant,
+};
 
 use crate::{
     site::metric_becomes,
@@ -135,20 +139,38 @@ async fn calls_before_the_first_token_wait_for_it() {
     app.stop().await;
 }
 
-#[tokio::test]
-async fn a_caller_that_gives_up_waiting_for_a_token_counts_as_our_error() {
-    let org = RawOrg::start(|_| Script::ok()).await;
-    org.pause_logins(Duration::from_secs(60));
-    let app = Running::start(&org.url(), |_| {}).await;
+/// Sends a call that has to wait for a token, and goes away after `patience`.
+async fn leave_without_a_token(app: &Running, patience: Duration) {
     let mut stream = connect(app.proxy).await;
     stream
         .write_all(format!("{GET}\r\nHost: localhost\r\n\r\n").as_bytes())
         .await
         .unwrap();
-    let waiters = "sf_token_proxy_token_waiters{org=\"main\"}";
-    metric_becomes(&app, waiters, 1.0).await;
+    metric_becomes(app, "sf_token_proxy_token_waiters{org=\"main\"}", 1.0).await;
+    let answer = tokio::time::timeout(patience, stream.read_u8()).await;
+    assert!(answer.is_err(), "there was an answer");
     drop(stream);
-    let counted = "sf_token_proxy_requests_total{code=\"none\",method=\"GET\",org=\"main\",outcome=\"token_error\",surface=\"rest\"}";
-    metric_becomes(&app, counted, 1.0).await;
+    metric_becomes(app, "sf_token_proxy_token_waiters{org=\"main\"}", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_waiting_for_a_token_counts_as_our_error() {
+    let org = RawOrg::start(|_| Script::ok()).await;
+    org.pause_logins(Duration::from_secs(60));
+    let app = Running::start(&org.url(), |_| {}).await;
+    let counted = |outcome: &str| {
+        format!(
+            "sf_token_proxy_requests_total{{code=\"none\",method=\"GET\",org=\"main\",outcome=\"{outcome}\",surface=\"rest\"}}"
+        )
+    };
+
+    // A login may take a moment: who leaves in it had its own reasons.
+    leave_without_a_token(&app, Duration::from_millis(1)).await;
+    metric_becomes(&app, &counted("cancelled"), 1.0).await;
+
+    // The time-out of an app.
+    leave_without_a_token(&app, Duration::from_millis(2_200)).await;
+    metric_becomes(&app, &counted("token_error"), 1.0).await;
+    assert_eq!(app.metric(&counted("cancelled")).await, 1.0);
     app.stop().await;
 }

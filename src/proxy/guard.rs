@@ -169,7 +169,7 @@ impl Rules {
     fn knows(&self, host: &str) -> bool {
         let split = match host.strip_prefix('[') {
             Some(rest) => rest.split_once(']'),
-            None => Some(host.split_at(host.find(':').unwrap_or(host.len()))),
+            None => Some(host.split_at(host.bytes().position(|byte| byte == b':').unwrap_or(host.len()))),
         };
         let Some((name, _)) = split.filter(|(_, port)| is_port(port)) else {
             return false;

@@ -272,19 +272,26 @@ fn adapted_cookie(line: &[u8], plain: bool) -> Option<HeaderValue> {
             _ => false,
         }
     };
-    let mut adapted: Vec<u8> = Vec::with_capacity(line.len());
-    for (n, part) in line.split(|byte| *byte == b';').enumerate() {
-        if n == 0 {
-            adapted.extend_from_slice(part);
-        } else if !goes(part) {
-            adapted.push(b';');
-            adapted.extend_from_slice(part);
+    // An attribute goes with the `;` before it. Most of a line stays: it is copied in pieces between those that go.
+    let mut adapted = Vec::new();
+    let mut copied = 0;
+    let mut semicolons = memchr::memchr_iter(b';', line).peekable();
+    while let Some(start) = semicolons.next() {
+        let end = semicolons.peek().copied().unwrap_or(line.len());
+        if goes(&line[start + 1..end]) {
+            if copied == 0 {
+                adapted.reserve_exact(line.len());
+            }
+            adapted.extend_from_slice(&line[copied..start]);
+            copied = end;
         }
     }
+    if copied == 0 {
+        return None;
+    }
+    adapted.extend_from_slice(&line[copied..]);
     // Parts of a valid header value are a valid header value.
-    (adapted.len() < line.len())
-        .then(|| HeaderValue::from_maybe_shared(bytes::Bytes::from(adapted)).ok())
-        .flatten()
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(adapted)).ok()
 }
 
 /// Whether a cookie's attribute has this name, with or without a value.
@@ -511,6 +518,26 @@ mod tests {
             prop_assert!(!left.split(';').any(|pair| is_session_cookie(pair.as_bytes())), "{left}");
             let innocent = pairs.iter().filter(|pair| !is_session_cookie(pair.as_bytes())).count();
             prop_assert_eq!(left.split("; ").filter(|pair| !pair.is_empty()).count(), innocent);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_cookie_loses_two_attributes_and_nothing_else(
+            parts in prop::collection::vec("(;| |[dD]omain|[sS]ecure|DOMAIN=\\.a\\.b|Path=/|securely|a=b)[ =]{0,2}", 0..8),
+            plain in any::<bool>(),
+        ) {
+            let line = format!("domain=1;{}", parts.join(";"));
+            let goes = |part: &&str| {
+                let name = part.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
+                name == "domain" || (plain && name == "secure")
+            };
+            let (first, rest) = line.split_once(';').unwrap();
+            let kept: Vec<&str> = [first].into_iter().chain(rest.split(';').filter(|part| !goes(part))).collect();
+            let adapted = adapted_cookie(line.as_bytes(), plain);
+            let now = adapted.as_ref().map_or(line.as_str(), |line| line.to_str().unwrap());
+            prop_assert_eq!(now, kept.join(";"));
+            prop_assert_eq!(adapted.is_some(), rest.split(';').any(|part| goes(&part)));
         }
     }
 

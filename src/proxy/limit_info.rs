@@ -11,17 +11,18 @@ pub struct ApiUsage {
 }
 
 /// The `api-usage` of a header value such as `api-usage=25/5000; per-app-api-usage=17/250(appName=x)`.
-pub fn api_usage(value: &str) -> Option<ApiUsage> {
-    value
-        .split([';', ','])
-        .find_map(|part| part.trim().strip_prefix("api-usage="))
-        .and_then(|numbers| {
-            let (used, limit) = numbers.split_once('/')?;
-            Some(ApiUsage {
-                used: used.trim().parse().ok()?,
-                limit: limit.trim().parse().ok()?,
-            })
-        })
+pub fn api_usage(value: &[u8]) -> Option<ApiUsage> {
+    let mut parts = value.split(|byte| matches!(byte, b';' | b','));
+    let numbers = parts.find_map(|part| part.trim_ascii().strip_prefix(b"api-usage="))?;
+    let (used, limit) = numbers.split_at_checked(numbers.iter().position(|byte| *byte == b'/')?)?;
+    Some(ApiUsage {
+        used: number(used)?,
+        limit: number(&limit[1..])?,
+    })
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -43,10 +44,12 @@ mod tests {
             ("per-app-api-usage=17/250", None),
             ("api-usage=/", None),
             ("api-usage=a/b", None),
+            (" api-usage= 1 / 2 ;x", usage(1, 2)),
+            ("api-usage=18", None),
             ("", None),
         ];
         for (value, expected) in table {
-            assert_eq!(api_usage(value), expected, "{value}");
+            assert_eq!(api_usage(value.as_bytes()), expected, "{value}");
         }
     }
 }

@@ -241,8 +241,7 @@ impl Calls {
     pub fn see_limits(&self, headers: &HeaderMap) {
         let usage = headers
             .get("sforce-limit-info")
-            .and_then(|value| value.to_str().ok())
-            .and_then(api_usage);
+            .and_then(|value| api_usage(value.as_bytes()));
         let Some(usage) = usage else { return };
         let mut last = self.last_usage.lock().unwrap_or_else(PoisonError::into_inner);
         if *last != Some(usage) {

@@ -45,7 +45,7 @@ const H2_STREAMS: u32 = H2_CONNECTION_WINDOW / H2_STREAM_WINDOW;
 /// The org takes 16 KiB of target and headers each (SF §3.4); what is too long is for it to say.
 const H2_HEADERS: u32 = 64 * 1024;
 const H2_PING: Duration = Duration::from_secs(30);
-/// For the goodbyes of a connection that never had a call.
+/// For a connection that never had a call, to say goodbye; and for the rest of its first call's head.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 pub(super) enum Protocol {
@@ -112,7 +112,11 @@ impl Speaker {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let leave = stop.leave.clone();
+        let calls = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&calls);
         let service = service_fn(move |request| {
+            // Cheaper than counting: whether there was one is all that is asked.
+            counted.store(1, Ordering::Relaxed);
             let leaving = leave.is_cancelled();
             let answer = handler(request);
             async move {
@@ -127,7 +131,7 @@ impl Speaker {
             }
         });
         let connection = self.http1.serve_connection(TokioIo::new(io), service);
-        drive(connection, |connection| connection.graceful_shutdown(), stop)
+        drive(connection, |connection| connection.graceful_shutdown(), stop, calls)
     }
 
     /// HTTP/2 to the connection's end.
@@ -157,17 +161,14 @@ impl Speaker {
 
 /// Polls a connection to its end. On drain it ends after the call in flight; on force at once. Its own errors (reset, bad
 /// request line) concern its caller alone, who has been told.
-async fn drive<C: Future>(connection: C, goodbye: impl FnOnce(Pin<&mut C>), stop: &Stop) {
+async fn drive<C: Future>(connection: C, goodbye: impl FnOnce(Pin<&mut C>), stop: &Stop, calls: Arc<AtomicU64>) {
     let mut connection = pin!(connection);
     if until_drain(connection.as_mut(), stop).await.is_ready() {
         return;
     }
     goodbye(connection.as_mut());
-    tokio::select! {
-        biased;
-        () = stop.force.cancelled() => {}
-        ended = connection => drop(ended),
-    }
+    // Boxed: while a connection lives, it holds no room for its end.
+    Box::pin(end(connection, stop, &calls)).await;
 }
 
 /// As [`drive`]; and a connection on which no call began for `idle_timeout` takes no more (hyper has a timer for HTTP/1.1
@@ -196,8 +197,13 @@ async fn drive_until_idle<C: Future>(
         }
     }
     goodbye(connection.as_mut());
+    end(connection, stop, calls).await;
+}
+
+/// Polls a connection, after its goodbye, to its end. hyper waits for the first call that has begun to arrive, and over HTTP/2 even
+/// for the caller's preface; what has not come by now is no call in flight.
+async fn end<C: Future>(mut connection: Pin<&mut C>, stop: &Stop, calls: &AtomicU64) {
     let ending = async {
-        // hyper says goodbye only to a caller that has sent its preface; one that never will is not waited for.
         if timeout(GOODBYE, connection.as_mut()).await.is_err() && calls.load(Ordering::Relaxed) > 0 {
             drop(connection.await);
         }

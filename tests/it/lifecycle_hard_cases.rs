@@ -72,6 +72,22 @@ async fn idle_connections_to_the_admin_port_do_not_keep_a_probe_out() {
 }
 
 #[tokio::test]
+async fn half_a_request_does_not_hold_the_end_up() {
+    let org = RawOrg::start(|_| Script::ok()).await;
+    let app = Running::start(&org.url(), |_| {}).await;
+    let mut half = connect(app.proxy).await;
+    half.write_all(b"GET /services/data/v60.0/x HTTP/1.1\r\nHost: local")
+        .await
+        .unwrap();
+    let mut probe = connect(app.admin).await;
+    probe.write_all(b"GET /liv").await.unwrap();
+    // The one has been seen when a later one has its answer.
+    assert_eq!(call(app.proxy, GET, b"").await.status, 200);
+    assert_eq!(call(app.admin, "GET /livez HTTP/1.1", b"").await.status, 200);
+    soon(app.stop()).await;
+}
+
+#[tokio::test]
 async fn an_org_that_has_had_a_token_has_started_though_nobody_asked_then() {
     let org = RawOrg::start(|request| match request.nth_on_connection {
         0 => Script::ok(),

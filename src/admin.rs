@@ -10,7 +10,6 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, PoisonError, RwLock},
-    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cache::Cache,
+    clock::rfc3339,
     config::OrgName,
     proxy::guard::Rules,
     ready::{Health, Report},
@@ -244,10 +244,9 @@ fn may_change(call: &Parts, caller: &Caller) -> Result<(), &'static str> {
 }
 
 fn of_token(snapshot: &Snapshot) -> Value {
-    let time = |at: SystemTime| humantime::format_rfc3339_seconds(at).to_string();
     let (expires_at, expiry) = match snapshot.expiry {
-        Some(Expiry::Known(at)) => (Some(time(at)), Some("known")),
-        Some(Expiry::Assumed(at)) => (Some(time(at)), Some("assumed")),
+        Some(Expiry::Known(at)) => (Some(rfc3339(at)), Some("known")),
+        Some(Expiry::Assumed(at)) => (Some(rfc3339(at)), Some("assumed")),
         None => (None, None),
     };
     let failure = snapshot.failure.as_ref().map(|failure| {
@@ -261,7 +260,7 @@ fn of_token(snapshot: &Snapshot) -> Value {
     json!({
         "state": snapshot.state.as_str(),
         "generation": snapshot.generation.map(|generation| generation.0),
-        "minted_at": snapshot.minted_at.map(time),
+        "minted_at": snapshot.minted_at.map(rfc3339),
         "expires_at": expires_at,
         "expiry": expiry,
         "instance": snapshot.instance.as_ref().map(|instance| instance.url()),

@@ -4,7 +4,7 @@
 //! HTTP/2 by ALPN.
 //!
 //! Owns: a tracked task per connection, each with a permit. Invariants: at most `max_connections` at one time (more wait
-//! in the kernel's queue); on drain nothing new is accepted.
+//! in the kernel's queue, and the first of each address here); on drain nothing new is accepted.
 //! Fails with: an accept error that is no single connection's fault.
 
 use std::{
@@ -223,16 +223,19 @@ where
     C: Future<Output = ()> + Send + 'static,
 {
     let connections = TaskTracker::new();
+    // Accepted, and waiting for a permit. The caller comes first: a permit kept ready at an address where nobody calls would be missing
+    // where somebody does.
+    let mut waiting = None;
     let result = loop {
-        // Dropped half-way: a permit goes back; an accept that was not ready took nothing.
+        // Dropped half-way: an accept that was not ready took nothing.
         let accepted = tokio::select! {
             biased;
             () = stop.drain.cancelled() => break Ok(()),
             () = stop.retire.cancelled() => break Ok(()),
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let (stream, permit) = match accepted {
-            Ok(accepted) => accepted,
+        let stream = match accepted {
+            Ok((stream, _peer)) => waiting.insert(stream),
             Err(e) => match rest_after(&e) {
                 Some(rest) => {
                     tokio::time::sleep(rest).await;
@@ -241,20 +244,36 @@ where
                 None => break Err(e),
             },
         };
-        connections.spawn(start(stream, permit));
+        // Fails only for a caller that has gone already; that must not pass for the listener's failure.
+        drop(stream.set_nodelay(true));
+        // Dropped half-way: a permit goes back.
+        let permit = tokio::select! {
+            biased;
+            permit = permit(&permits) => permit,
+            () = stop.drain.cancelled() => break Ok(()),
+            () = stop.retire.cancelled() => break Ok(()),
+        };
+        if let Some(stream) = waiting.take() {
+            connections.spawn(start(stream, permit));
+        }
     };
     drop(listener);
+    // Who was accepted is served though the address goes, but not when all ends.
+    if let Some(stream) = waiting {
+        tokio::select! {
+            biased;
+            () = stop.drain.cancelled() => {}
+            permit = permit(&permits) => drop(connections.spawn(start(stream, permit))),
+        }
+    }
     connections.close();
     connections.wait().await;
     result
 }
 
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _peer) = listener.accept().await?;
-    // Fails only for a caller that has gone already; that must not pass for the listener's failure.
-    drop(stream.set_nodelay(true));
-    Ok((stream, permit))
+async fn permit(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let permit = Arc::clone(permits).acquire_owned().await;
+    permit.expect("nobody closes the semaphore")
 }
 
 /// How long to rest after an accept error, `None` when the listener itself is broken. The others are one connection's, or

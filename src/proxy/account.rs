@@ -16,7 +16,9 @@ use tokio_util::sync::DropGuard;
 use super::{
     probe::{Finding, Prober},
     upstream::Upstream,
-    verdict::{BULK_INVALID_SESSION, SOAP_INVALID_SESSION, UNAUTHORIZED_HEAD},
+    verdict::{
+        BULK_INVALID_SESSION, RPC_UNAUTHENTICATED, SOAP_INVALID_SESSION, UNAUTHORIZED_HEAD, UNAUTHORIZED_UNREAD,
+    },
 };
 use crate::token::{Token, Tokens};
 
@@ -111,11 +113,11 @@ impl Account {
         }
     }
 
-    /// A 401 to `HEAD` does not tell which it is (SF §4.1), and a token in JWT format is none to SOAP and Bulk API 1.0 however
+    /// A 401 to `HEAD` does not tell which it is (SF §4.1), nor does one that cannot be read or gRPC's status alone; and a token in JWT format is none to SOAP and Bulk API 1.0 however
     /// alive it is (SF §3.6, §10); one that the org takes elsewhere is not withdrawn for it.
     pub async fn only_this_resource(&self, upstream: &Upstream, refused: &Token, reason: &str) -> bool {
         let tells_little = match reason {
-            UNAUTHORIZED_HEAD => true,
+            UNAUTHORIZED_HEAD | UNAUTHORIZED_UNREAD | RPC_UNAUTHENTICATED => true,
             SOAP_INVALID_SESSION | BULK_INVALID_SESSION => refused.is_jwt(),
             _ => false,
         };
@@ -133,6 +135,12 @@ impl Account {
         {
             self.tokens.reject(token.generation);
         }
+    }
+
+    /// Whether the org takes this token: by its own word now, or by what was seen lately.
+    pub async fn is_alive(&self, upstream: &Upstream, token: &Token) -> bool {
+        let seen = self.tokens.seen_working(token.generation);
+        seen.is_some_and(|ago| ago < SURE_FOR) || self.ask(upstream, token).await == Finding::Alive
     }
 
     /// A token that was seen working lately, for a call that cannot be repeated.

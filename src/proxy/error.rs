@@ -38,6 +38,10 @@ pub enum CallError {
     Envelope(#[from] Unfit),
     #[error("a SOAP envelope must come as it is, or with Content-Encoding gzip: the session goes into it")]
     EnvelopeEncoding,
+    #[error(
+        "the body must come as it is, or chunked: take other codings out of Transfer-Encoding (Content-Encoding passes)"
+    )]
+    TransferCoding,
     #[error("Pub/Sub is gRPC: it needs HTTP/2, by prior knowledge on this listener or by ALPN on one with `tls`")]
     NeedsHttp2,
 }
@@ -76,7 +80,9 @@ impl CallError {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert("proxy-status", proxy_status(&row));
         if let Some(after) = row.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+            // Rounded up: who obeys must not come before the next try.
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         response
     }
@@ -112,6 +118,10 @@ impl CallError {
             },
             Self::Envelope(unfit) => bad_request("SFPROXY_SOAP_ENVELOPE", unfit.to_string()),
             Self::EnvelopeEncoding => bad_request("SFPROXY_SOAP_ENCODING", self.to_string()),
+            Self::TransferCoding => Row {
+                status: StatusCode::NOT_IMPLEMENTED,
+                ..bad_request("SFPROXY_TRANSFER_CODING", self.to_string())
+            },
             Self::NeedsHttp2 => bad_request("SFPROXY_NEEDS_HTTP2", self.to_string()),
         }
     }
@@ -224,6 +234,11 @@ fn guard_row(refusal: Refusal) -> Row {
             "SFPROXY_FOREIGN_TARGET",
             "this is no forward proxy: send plain requests to it as if it were the org, without CONNECT and without another host in the target",
         ),
+        Refusal::Trace => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "SFPROXY_TRACE",
+            "TRACE is refused: whoever answers it sends the request back, and the token with it",
+        ),
         Refusal::CrossSite => (
             StatusCode::FORBIDDEN,
             "SFPROXY_CROSS_SITE",
@@ -302,6 +317,12 @@ fn upstream_row(error: &UpstreamError) -> Row {
             "SFPROXY_ORG_TIMEOUT",
             "http_response_timeout",
             Outcome::Timeout,
+        ),
+        UpstreamError::Unusable { .. } => (
+            StatusCode::BAD_GATEWAY,
+            "SFPROXY_ORG_ANSWER",
+            "http_protocol_error",
+            Outcome::UpstreamError,
         ),
         UpstreamError::Broke { .. } | UpstreamError::NotProcessed { .. } => (
             StatusCode::BAD_GATEWAY,

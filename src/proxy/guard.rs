@@ -4,10 +4,12 @@
 //! `Sec-Fetch-Site` are judged; never `Sec-Fetch-Mode`, which Node's fetch sends too (`clients.md`).
 //! Source: `design.md` §6.2.
 
-use http::{Method, Version, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Version, header, request::Parts};
 
 use super::surface::{PathRefusal, Serves, Surface, Told, surface};
 use crate::config::Listener;
+
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What one listener lets pass.
 #[derive(Debug, Clone)]
@@ -30,6 +32,8 @@ pub enum Refusal {
     WrongHost,
     /// `CONNECT`, or an absolute-form target elsewhere.
     ForeignTarget,
+    /// `TRACE`, which is answered with what was sent (RFC 9110 §9.3.8).
+    Trace,
     /// A web page of another site.
     CrossSite,
     DotSegment,
@@ -45,11 +49,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::PlainHttp,
         Self::BadHost,
         Self::WrongHost,
         Self::ForeignTarget,
+        Self::Trace,
         Self::CrossSite,
         Self::DotSegment,
         Self::PathNotServed,
@@ -66,6 +71,7 @@ impl Refusal {
             Self::BadHost => "bad_host",
             Self::WrongHost => "wrong_host",
             Self::ForeignTarget => "foreign_target",
+            Self::Trace => "trace",
             Self::CrossSite => "cross_site",
             Self::DotSegment => "dot_segment",
             Self::PathNotServed => "path_not_served",
@@ -112,6 +118,9 @@ impl Rules {
             return Err(Refusal::ForeignTarget);
         }
         self.check_caller(call)?;
+        if call.method == Method::TRACE {
+            return Err(Refusal::Trace);
+        }
         let found = surface(call.uri.path(), self.serves, &self.extra_paths).map_err(|refusal| match refusal {
             PathRefusal::DotSegment => Refusal::DotSegment,
             PathRefusal::NotServed => Refusal::PathNotServed,
@@ -187,9 +196,10 @@ impl Rules {
             return if allowed { Ok(()) } else { Err(Refusal::CrossSite) };
         }
         // A page without an `Origin` (a picture, a form's GET): only its site tells.
-        match call.headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes) {
-            Some(b"cross-site" | b"same-site") => Err(Refusal::CrossSite),
-            _ => Ok(()),
+        let mut sites = call.headers.get_all(&SEC_FETCH_SITE).iter().map(HeaderValue::as_bytes);
+        match sites.any(|site| matches!(site, b"cross-site" | b"same-site")) {
+            true => Err(Refusal::CrossSite),
+            false => Ok(()),
         }
     }
 }
@@ -322,5 +332,7 @@ mod tests {
         assert_eq!(judge("/services/oauth2/token", &here), Err(Refusal::LoginNotServed));
         let options = judge_as(Method::OPTIONS, Version::HTTP_11, "*", &here);
         assert_eq!(options, Err(Refusal::PathNotServed));
+        let trace = judge_as(Method::TRACE, Version::HTTP_11, "/services/data", &here);
+        assert_eq!(trace, Err(Refusal::Trace));
     }
 }

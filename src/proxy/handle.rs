@@ -38,7 +38,10 @@ use super::{
     surface::{Surface, Told, is_list_of_versions},
     upstream::{Answer, Head, Upstream},
     users::Users,
-    verdict::{INSPECT_BYTES, UNAUTHORIZED_HEAD, Verdict, at_sight, bayeux, rpc_status, verdict},
+    verdict::{
+        BULK_INVALID_SESSION, INSPECT_BYTES, SOAP_INVALID_SESSION, Verdict, at_sight, bayeux, may_not_ask_identity,
+        rpc_status, verdict,
+    },
     watch::{Suspect, Suspects, Watch},
 };
 use crate::{
@@ -174,6 +177,9 @@ impl Door {
         let account = self
             .account(surface, &mut parts.headers)
             .map_err(|refusal| self.refuse(refusal))?;
+        if !headers::is_plainly_transferred(&parts.headers) {
+            return Err(CallError::TransferCoding);
+        }
         let base = leads_back(surface).then(|| self.base(&parts));
         headers::strip_request(&mut parts.headers);
         for (name, value) in &proxy.headers {
@@ -270,7 +276,9 @@ impl Door {
         let mut response = answer.response;
         if call.head.surface == Surface::Identity
             && response.status() == StatusCode::FORBIDDEN
+            && may_not_ask_identity(response.headers(), &response.body().looked_at())
             && let Some(own) = self.userinfo(call, &token)
+            && waiting(record, Box::pin(call.account.is_alive(&proxy.upstream, &token))).await
         {
             return Ok(Reply::Own(own));
         }
@@ -517,7 +525,7 @@ impl Proxy {
             let held = call.upload.hold_for_repeat();
             let only_here = Box::pin(account.only_this_resource(&self.upstream, &refused, reason));
             if waiting(record, only_here).await {
-                if reason != UNAUTHORIZED_HEAD {
+                if matches!(reason, SOAP_INVALID_SESSION | BULK_INVALID_SESSION) {
                     tell_not_repeated(&mut answer, NO_JWT_HERE);
                 }
                 return Ok((answer, refused));
@@ -680,7 +688,8 @@ impl Body for OutgoingBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Org(body) => body.is_end_stream(),
-            Kind::Own(bytes) => bytes.is_none(),
+            // An answer of gRPC's that is nothing but a status ends with its headers.
+            Kind::Own(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
         }
     }
 

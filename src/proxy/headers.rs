@@ -58,6 +58,14 @@ pub fn strip_request(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether the body comes in chunks and nothing else, or with its length. Of other codings, hyper would take off the chunks and
+/// leave the rest as the body.
+pub fn is_plainly_transferred(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let plain = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    codings.next().is_none_or(plain) && codings.next().is_none()
+}
+
 /// The same for what follows a body: some servers take headers from there.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     strip_request(trailers);
@@ -216,6 +224,10 @@ pub fn from_org(headers: &mut HeaderMap, org: &Instance, plain: bool) {
     let found = Found::among(headers.keys(), response_kind);
     if found.has(CONNECTION) {
         remove_named_by_connection(headers);
+    }
+    if found.has(STAYS) && headers.contains_key(header::TRANSFER_ENCODING) {
+        // Chunks end the body, whatever a length beside them says (RFC 9112 §6.3).
+        headers.remove(header::CONTENT_LENGTH);
     }
     if found.has(STAYS | CONNECTION | TE) {
         remove_all(headers, |name| {
@@ -478,6 +490,17 @@ mod tests {
                 "strict-transport-security: max-age=1"
             ]
         );
+    }
+
+    #[test]
+    fn a_length_beside_chunks_says_nothing() {
+        let org = token().instance;
+        let mut chunked = map(&[("content-length", "3"), ("transfer-encoding", "chunked")]);
+        from_org(&mut chunked, &org, true);
+        assert!(chunked.is_empty());
+        let mut plain = map(&[("content-length", "3"), ("keep-alive", "timeout=5")]);
+        from_org(&mut plain, &org, true);
+        assert_eq!(lines(&plain), ["content-length: 3"]);
     }
 
     #[test]

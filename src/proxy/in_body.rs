@@ -99,6 +99,16 @@ impl InBody {
         self.seen.iter().any(Frame::is_data)
     }
 
+    /// A copy of what was looked at, as far as nobody has read it yet.
+    pub fn looked_at(&self) -> Vec<u8> {
+        self.seen
+            .iter()
+            .filter_map(Frame::data_ref)
+            .flatten()
+            .copied()
+            .collect()
+    }
+
     /// The source has ended; the connection goes back if the request has, too.
     fn ended(&mut self) {
         self.source = None;

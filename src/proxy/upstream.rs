@@ -20,7 +20,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap, Method, Request, Response, Uri, Version, header,
+    HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header,
     uri::{PathAndQuery, Scheme},
 };
 use hyper::{
@@ -104,6 +104,12 @@ pub enum UpstreamError {
         host: String,
         #[source]
         cause: hyper::Error,
+    },
+    #[error("{host} answered with what cannot be passed on; it may have acted on the call")]
+    Unusable {
+        host: String,
+        #[source]
+        cause: BoxError,
     },
     #[error("{host} broke off before it answered; whether it acted on the call is not known")]
     Broke {
@@ -269,6 +275,12 @@ impl Upstream {
                 }
             };
             let mut broke = match sent {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Err(UpstreamError::Unusable {
+                        host: instance.authority.to_string(),
+                        cause: "it switches protocols (101), which nobody asked for".into(),
+                    });
+                }
                 Ok(response) => {
                     let response = self.receive(response, lease, head.surface, upload);
                     return Ok(Answer { response, reconnected });
@@ -299,6 +311,12 @@ impl Upstream {
             } else if may_repeat && reused && end == End::Connection && !cause.is_parse() && head.method.is_safe() {
                 // The others in the pool are as old: do not try them one by one.
                 self.pool.forget(instance);
+            } else if cause.is_parse() {
+                let cause: BoxError = match cause.is_parse_too_large() {
+                    true => "its head has more than 100 header lines, or is longer than 400 KiB".into(),
+                    false => cause.into(),
+                };
+                return Err(UpstreamError::Unusable { host: host(), cause });
             } else {
                 return Err(UpstreamError::Broke { host: host(), cause });
             }

@@ -23,21 +23,26 @@ pub enum Verdict {
 }
 
 /// The words of [`Verdict::Refused`], for metrics.
-pub const REJECTION_REASONS: [&str; 8] = [
+pub const REJECTION_REASONS: [&str; 10] = [
     INVALID_SESSION_ID,
     BAD_OAUTH_TOKEN,
     UNAUTHORIZED_HEAD,
+    UNAUTHORIZED_UNREAD,
     UNAUTHORIZED,
     BULK_INVALID_SESSION,
     SOAP_INVALID_SESSION,
     BAYEUX_UNAUTHORIZED,
     RPC_AUTH_ERROR,
+    RPC_UNAUTHENTICATED,
 ];
 
 const INVALID_SESSION_ID: &str = "invalid_session_id";
 const BAD_OAUTH_TOKEN: &str = "bad_oauth_token";
 /// A 401 without a body to tell which it is.
 pub const UNAUTHORIZED_HEAD: &str = "unauthorized_head";
+
+/// A 401 whose body cannot be read: `br`, `zstd`, or one coding upon another.
+pub const UNAUTHORIZED_UNREAD: &str = "unauthorized_unread";
 
 /// A 401 where any means that the token is dead.
 const UNAUTHORIZED: &str = "unauthorized";
@@ -46,6 +51,8 @@ pub const BULK_INVALID_SESSION: &str = "bulk_invalid_session_id";
 pub const SOAP_INVALID_SESSION: &str = "soap_invalid_session_id";
 pub const BAYEUX_UNAUTHORIZED: &str = "bayeux_401";
 pub const RPC_AUTH_ERROR: &str = "rpc_auth_error";
+/// gRPC's own word for it, without Pub/Sub's.
+pub const RPC_UNAUTHENTICATED: &str = "rpc_unauthenticated";
 
 /// The org says so when the session is fine and its use is not allowed (IP restriction, session type): a renewal
 /// changes nothing (jsforce PR 1301).
@@ -95,8 +102,13 @@ pub fn verdict(surface: Surface, method: &Method, status: StatusCode, headers: &
             Verdict::Pass
         };
     }
-    let text = readable(headers, body);
     let unauthorized = status == StatusCode::UNAUTHORIZED;
+    let Some(text) = readable(headers, body) else {
+        return match unauthorized {
+            true => Verdict::Refused(UNAUTHORIZED_UNREAD),
+            false => Verdict::Pass,
+        };
+    };
     let found = match told {
         Told::RestError => says_invalid_session(&text).then_some(INVALID_SESSION_ID),
         Told::IdentityText if text.contains("Bad_OAuth_Token") => Some(BAD_OAUTH_TOKEN),
@@ -113,22 +125,37 @@ pub fn verdict(surface: Surface, method: &Method, status: StatusCode, headers: &
     found.map_or(Verdict::Pass, Verdict::Refused)
 }
 
+/// Whether an identity service's 403 can mean that a token that lives may not ask it, for want of a scope: it calls such a one as it
+/// calls a dead one, or says that there is none (not confirmed, SF §3.5).
+pub fn may_not_ask_identity(headers: &HeaderMap, body: &[u8]) -> bool {
+    let text = readable(headers, body).unwrap_or_default();
+    text.contains("Bad_OAuth_Token") || text.contains("Missing_OAuth_Token")
+}
+
 /// What CometD's answer with status 200 says; `body` is all of it.
 pub fn bayeux(headers: &HeaderMap, body: &[u8]) -> Verdict {
     // Most answers hold no error, and need no parsing.
-    match says_bayeux_unauthorized(&readable(headers, body)) {
+    match readable(headers, body).is_some_and(|text| says_bayeux_unauthorized(&text)) {
         true => Verdict::Refused(BAYEUX_UNAUTHORIZED),
         false => Verdict::Pass,
     }
 }
 
-/// What the status of an RPC says: its trailers, or the headers of an answer that is nothing but a status. The code alone
-/// decides; which gRPC status comes with it is not confirmed (SF §4.2).
+/// What the status of an RPC says: its trailers, or the headers of an answer that is nothing but a status. Salesforce's code
+/// decides where there is one; which gRPC status comes with it is not confirmed (SF §4.2), nor whether there always is one. Without,
+/// the status of gRPC that means the same leaves it open: the org is asked.
 pub fn rpc_status(headers: &HeaderMap) -> Verdict {
+    const UNAUTHENTICATED: &[u8] = b"16";
     let code = headers.get("error-code").and_then(|code| code.to_str().ok());
-    match code.is_some_and(|code| RPC_AUTH_CODES.iter().any(|auth| code.trim().ends_with(auth))) {
-        true => Verdict::Refused(RPC_AUTH_ERROR),
-        false => Verdict::Pass,
+    match code.map(str::trim).filter(|code| !code.is_empty()) {
+        Some(code) if RPC_AUTH_CODES.iter().any(|auth| code.ends_with(auth)) => Verdict::Refused(RPC_AUTH_ERROR),
+        None if headers
+            .get("grpc-status")
+            .is_some_and(|status| status.as_bytes() == UNAUTHENTICATED) =>
+        {
+            Verdict::Refused(RPC_UNAUTHENTICATED)
+        }
+        _ => Verdict::Pass,
     }
 }
 
@@ -219,20 +246,27 @@ fn xml_element(text: &str, name: &str) -> Option<String> {
     }
 }
 
-/// The body as text; gzip and deflate are understood. What cannot be read says nothing.
-fn readable(headers: &HeaderMap, body: &[u8]) -> String {
-    let encoding = headers
-        .get(header::CONTENT_ENCODING)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+/// The body as text; gzip and deflate are understood, `None` is something else.
+fn readable(headers: &HeaderMap, body: &[u8]) -> Option<String> {
+    let lines = headers.get_all(header::CONTENT_ENCODING).iter();
+    let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let mut codings = codings
+        .map(|coding| coding.trim_ascii().to_ascii_lowercase())
+        .filter(|coding| !coding.is_empty() && coding != b"identity");
+    let encoding = codings.next().unwrap_or_default();
+    if codings.next().is_some() {
+        return None;
+    }
     let mut plain = Vec::new();
     let limit = INSPECT_BYTES as u64;
     // A body that ends early still tells what came before; so errors are not looked at.
-    match encoding.as_str() {
-        "gzip" | "x-gzip" => drop(flate2::read::GzDecoder::new(body).take(limit).read_to_end(&mut plain)),
-        "deflate" => {
+    match encoding.as_slice() {
+        b"gzip" | b"x-gzip" => drop(
+            flate2::read::MultiGzDecoder::new(body)
+                .take(limit)
+                .read_to_end(&mut plain),
+        ),
+        b"deflate" => {
             // Named for zlib's format; some servers send the raw one.
             drop(flate2::read::ZlibDecoder::new(body).take(limit).read_to_end(&mut plain));
             if plain.is_empty() {
@@ -243,9 +277,11 @@ fn readable(headers: &HeaderMap, body: &[u8]) -> String {
                 );
             }
         }
-        _ => plain.extend_from_slice(body),
+        b"" => plain.extend_from_slice(body),
+        _ => return None,
     }
-    String::from_utf8_lossy(&plain).into_owned()
+    let plain = plain.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&plain);
+    Some(String::from_utf8_lossy(plain).into_owned())
 }
 
 #[cfg(test)]
@@ -456,6 +492,20 @@ mod tests {
         );
         assert_eq!(judge("sfdc.platform.eventbus.grpc.service.unavailable"), Verdict::Pass);
         assert_eq!(rpc_status(&HeaderMap::new()), Verdict::Pass);
+        // Without a code, gRPC's own status leaves it open.
+        let status = |status: &str| {
+            let headers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), status.parse().unwrap())]);
+            rpc_status(&headers)
+        };
+        assert_eq!(status("16"), Verdict::Refused(RPC_UNAUTHENTICATED));
+        assert_eq!([status("7"), status("0")], [Verdict::Pass; 2]);
+        let mut both = HeaderMap::new();
+        both.insert("grpc-status", "16".parse().unwrap());
+        both.insert(
+            "error-code",
+            "sfdc.platform.eventbus.grpc.service.unavailable".parse().unwrap(),
+        );
+        assert_eq!(rpc_status(&both), Verdict::Pass);
     }
 
     #[test]
@@ -478,10 +528,40 @@ mod tests {
             ("gzip", gzip.finish().unwrap()),
             ("Deflate", zlib.finish().unwrap()),
             ("deflate", raw.finish().unwrap()),
+            ("identity, x-gzip", two_members()),
+            ("", [b"\xef\xbb\xbf", EXPIRED.as_bytes()].concat()),
         ] {
             let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, encoding.parse().unwrap())]);
             let found = verdict(Surface::Rest, &Method::GET, StatusCode::UNAUTHORIZED, &headers, &body);
             assert_eq!(found, REFUSED, "{encoding}");
+        }
+    }
+
+    /// One gzip after the other is one body (RFC 1952 §2.2).
+    fn two_members() -> Vec<u8> {
+        let member = |text: &str| {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), Compression::fast());
+            gzip.write_all(text.as_bytes()).unwrap();
+            gzip.finish().unwrap()
+        };
+        let (head, tail) = EXPIRED.split_at(20);
+        [member(head), member(tail)].concat()
+    }
+
+    #[test]
+    fn a_401_that_cannot_be_read_is_left_open() {
+        for encodings in [&["br"][..], &["zstd"], &["gzip, gzip"], &["gzip", "br"]] {
+            let mut headers = HeaderMap::new();
+            for encoding in encodings {
+                headers.append(header::CONTENT_ENCODING, encoding.parse().unwrap());
+            }
+            let judge = |status| verdict(Surface::Rest, &Method::GET, status, &headers, b"\x1b\x00");
+            assert_eq!(
+                judge(StatusCode::UNAUTHORIZED),
+                Verdict::Refused(UNAUTHORIZED_UNREAD),
+                "{encodings:?}"
+            );
+            assert_eq!(judge(StatusCode::FORBIDDEN), Verdict::Pass);
         }
     }
 
@@ -490,7 +570,8 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), Compression::best());
         gzip.write_all(&vec![b' '; 50 * 1024 * 1024]).unwrap();
         let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, "gzip".parse().unwrap())]);
-        assert_eq!(readable(&headers, &gzip.finish().unwrap()).len(), INSPECT_BYTES);
+        let text = readable(&headers, &gzip.finish().unwrap());
+        assert_eq!(text.unwrap().len(), INSPECT_BYTES);
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    clock::{Clock, unix_seconds},
+    clock::{Clock, rfc3339, unix_seconds},
     config::{OrgName, Problems, Source},
     metrics::Metrics,
 };
@@ -60,13 +60,12 @@ impl Reloads {
 
     /// For `/status`.
     pub fn status(&self) -> Value {
-        let time = |at: SystemTime| humantime::format_rfc3339_seconds(at).to_string();
         let told = self.lock();
         json!({
             "source": told.source,
-            "taken_at": time(told.taken_at),
+            "taken_at": rfc3339(told.taken_at),
             "last_reload": {
-                "at": time(told.tried_at),
+                "at": rfc3339(told.tried_at),
                 "successful": told.problems.is_empty(),
                 "problems": told.problems,
             },

@@ -14,7 +14,7 @@ use super::{
     certificate::{self, NoPair, Pair, Untimely, chain_in, covers, key_of, pair, timely},
     listener::Complaint,
 };
-use crate::config::Listener;
+use crate::{clock::rfc3339, config::Listener};
 
 /// Less left than this is worth a warning: renewals of certificates for 90 days are due with 30 days left.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -57,8 +57,8 @@ pub(super) fn read(
     for certificate_of_chain in &pair.cert {
         if let Err(untimely) = timely(certificate_of_chain, now) {
             let reason = match untimely {
-                Untimely::Ended(at) => format!("a certificate in it expired at {}", date(at)),
-                Untimely::Begins(at) => format!("a certificate in it is not valid before {}", date(at)),
+                Untimely::Ended(at) => format!("a certificate in it expired at {}", rfc3339(at)),
+                Untimely::Begins(at) => format!("a certificate in it is not valid before {}", rfc3339(at)),
             };
             return Err(vec![unusable(CERTIFICATE, certificate, &reason)]);
         }
@@ -77,7 +77,7 @@ fn warnings(pair: &rustls::sign::CertifiedKey, listener: &Listener, now: SystemT
         });
     let soon = ends
         .min()
-        .map(|at| format!("it expires at {}; put another in its place", date(at)));
+        .map(|at| format!("it expires at {}; put another in its place", rfc3339(at)));
     let own = pair.cert.first();
     let covered = |name: &&String| own.is_some_and(|own| covers(own, name));
     // Names that somebody chose must all be there; of the others one is enough.
@@ -96,10 +96,6 @@ fn warnings(pair: &rustls::sign::CertifiedKey, listener: &Listener, now: SystemT
     });
     let texts = soon.into_iter().chain(missing);
     texts.map(|text| Complaint { key: CERTIFICATE, text }).collect()
-}
-
-fn date(at: SystemTime) -> humantime::Rfc3339Timestamp {
-    humantime::format_rfc3339_seconds(at)
 }
 
 #[cfg(test)]
@@ -185,7 +181,7 @@ mod tests {
     }
 
     fn day(days: i32) -> String {
-        date(at(days)).to_string()[..10].to_owned()
+        rfc3339(at(days))[..10].to_owned()
     }
 
     #[test]

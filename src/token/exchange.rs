@@ -29,6 +29,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::{ApiHost, EgressProxy, Grant, Org},
+    http_date,
 };
 
 pub(crate) mod answer;
@@ -383,7 +384,7 @@ impl HttpExchange {
         };
         let mut response = request.send().await.map_err(broke)?;
         let status = response.status();
-        let retry_after = retry_after(response.headers());
+        let retry_after = retry_after(response.headers(), self.clock.now());
         let mut body = Zeroizing::new(Vec::new());
         while let Some(chunk) = response.chunk().await.map_err(broke)? {
             if chunk.len() > BODY_MAX - body.len() {
@@ -583,10 +584,20 @@ fn wraps_tls(error: &(dyn std::error::Error + 'static)) -> bool {
         .is_some_and(|inner| inner.is::<rustls::Error>() || wraps_tls(inner))
 }
 
-/// Seconds; the other form, a date, is not used by Salesforce and not read.
-fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+/// Seconds, or a date (RFC 9110 §10.2.3); by the login host's own clock where it says what that shows.
+fn retry_after(headers: &http::HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let after = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = after.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = http_date::seconds(after)?;
+    let ours = || {
+        now.duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs())
+    };
+    let now = text(header::DATE).and_then(http_date::seconds).unwrap_or_else(ours);
+    Some(Duration::from_secs(at.saturating_sub(now)))
 }
 
 /// For one question beside a login.

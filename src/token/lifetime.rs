@@ -54,8 +54,9 @@ impl Lifetime {
     /// When a token of now ends.
     pub fn expiry(&self, known: Option<SystemTime>, now: SystemTime) -> Expiry {
         match known {
-            Some(at) if at > now => Expiry::Known(at),
-            // A fresh token that has ended already: this machine's clock is ahead, and would ask for a login every 30 s.
+            Some(at) if at > now && at <= now + LONGEST_TOLD => Expiry::Known(at),
+            // A fresh token that has ended already: this machine's clock is ahead, and would ask for a login every 30 s. Or one
+            // that nearly never ends: whoever wrote that meant another unit.
             Some(_) | None => Expiry::Assumed(now + self.assumed),
         }
     }
@@ -128,6 +129,8 @@ pub fn renewal_after(rule: Renewal, expiry: Expiry, minted_at: SystemTime, chanc
     due.clamp(SOONEST_RENEWAL, LATEST_RENEWAL)
 }
 
+/// Ten years.
+const LONGEST_TOLD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const SHORTEST_ASSUMED: Duration = Duration::from_secs(5 * 60);
 const SOONEST_RENEWAL: Duration = Duration::from_secs(30);
 const LATEST_RENEWAL: Duration = Duration::from_secs(12 * 3600);
@@ -237,6 +240,7 @@ mod tests {
                 let expiry = Lifetime::new(HOUR).expiry(known, now());
                 let due = renewal_after(Renewal::Fraction, expiry, now(), chance);
                 prop_assert!((SOONEST_RENEWAL..=LATEST_RENEWAL).contains(&due));
+                prop_assert!(expiry.at() <= now() + LONGEST_TOLD);
             }
         }
     }

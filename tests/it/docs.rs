@@ -317,10 +317,15 @@ async fn the_failure_table_lists_every_error_of_ours() {
             cause: broken_connection().await,
         }),
         CallError::Upstream(UpstreamError::NoHttp2 { host: host() }),
+        CallError::Upstream(UpstreamError::Unusable {
+            host: host(),
+            cause: "101".into(),
+        }),
         CallError::Upload(UploadError::Broke),
         CallError::Envelope(Unfit::NoBody),
         CallError::EnvelopeEncoding,
         CallError::NeedsHttp2,
+        CallError::TransferCoding,
     ]);
     let told: BTreeSet<(String, String)> = errors
         .iter()

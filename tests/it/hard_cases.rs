@@ -25,6 +25,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use crate::site::soon;
 use crate::support::{
     RawOrg, Running, Script, call, connect, eventually,
     raw_org::{EXPIRED, read_until, token_answer},
@@ -667,6 +668,19 @@ async fn max_connections_counts_both_loopback_addresses() {
     second.write_all(get).await.unwrap();
     let answered = timeout(Duration::from_secs(1), read_reply(&mut second, false)).await;
     assert!(answered.is_err(), "two connections with max_connections: 1");
+    // The one place goes to whoever calls, at whichever address, again and again.
+    drop(first);
+    assert_eq!(soon(read_reply(&mut second, false)).await.unwrap().status, 200);
+    drop(second);
+    for address in ["127.0.0.1", "127.0.0.1", "127.0.0.2", "127.0.0.1"] {
+        let mut next = connect(format!("{address}:{}", app.proxy.port()).parse().unwrap()).await;
+        next.write_all(get).await.unwrap();
+        assert_eq!(soon(read_reply(&mut next, false)).await.unwrap().status, 200);
+    }
+    // A caller in the queue does not hold the end up.
+    let _holds = connect(app.proxy).await;
+    let _waits = connect(app.proxy).await;
+    soon(app.stop()).await;
 }
 
 /// A machine whose clock is ahead, and a token that tells its end: no login every half minute.

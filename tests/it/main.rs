@@ -9,6 +9,7 @@
 mod support;
 
 mod admin;
+mod answer_hard_cases;
 #[cfg(feature = "demo")]
 mod binary;
 mod bulk1;

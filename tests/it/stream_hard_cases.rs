@@ -160,11 +160,12 @@ async fn ninety_nine_stalled_answers_do_not_starve_the_hundredth() {
     app.stop().await;
 }
 
-/// Pub/Sub whose RPCs all end so, with an `error-code` if it is "16".
-async fn ends_with(status: &'static str, trailers_only: bool) -> (SocketAddr, JoinSet<()>) {
-    let code = "sfdc.platform.eventbus.grpc.service.auth.error";
+const AUTH_ERROR: Option<&str> = Some("sfdc.platform.eventbus.grpc.service.auth.error");
+
+/// Pub/Sub whose RPCs all end so, with an `error-code` perhaps.
+async fn ends_with(status: &'static str, code: Option<&'static str>, trailers_only: bool) -> (SocketAddr, JoinSet<()>) {
     let mut end = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static(status))]);
-    if status == "16" {
+    if let Some(code) = code {
         end.insert("error-code", HeaderValue::from_static(code));
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -195,7 +196,7 @@ async fn ends_with(status: &'static str, trailers_only: bool) -> (SocketAddr, Jo
 
 #[tokio::test]
 async fn a_refusal_in_trailers_is_counted_once() {
-    let (address, _tasks) = ends_with("16", false).await;
+    let (address, _tasks) = ends_with("16", AUTH_ERROR, false).await;
     let login = RawOrg::start(|_| Script::ok()).await;
     let app = Running::start(&login.url(), pub_sub_at(&format!("http://{address}"))).await;
     let wire = Wire::plain(app.proxy).await;
@@ -206,6 +207,49 @@ async fn a_refusal_in_trailers_is_counted_once() {
     // Two attempts, one login more.
     let series = "sf_token_proxy_token_rejections_total{org=\"main\",reason=\"rpc_auth_error\",surface=\"pub_sub\"}";
     assert_eq!((app.metric(series).await, login.logins()), (2.0, 2));
+    app.stop().await;
+}
+
+/// Who gets UNAUTHENTICATED without Salesforce's code may have a dead token, or one that may not do this.
+#[tokio::test]
+async fn grpcs_own_word_for_a_refusal_leaves_it_to_the_org() {
+    for (trailers_only, alive) in [(true, false), (false, false), (true, true)] {
+        let (address, _tasks) = ends_with("16", None, trailers_only).await;
+        let org = RawOrg::start(move |request| match !alive && request.token().ends_with("token_1") {
+            true => Script::expired(),
+            false => Script::ok(),
+        })
+        .await;
+        let app = Running::start(&org.url(), pub_sub_at(&format!("http://{address}"))).await;
+        let wire = Wire::plain(app.proxy).await;
+        let mut body = rpc(&wire, "GetTopic").await.unwrap();
+        while soon(body.data()).await.is_some() {}
+        // Renewed and repeated, or neither.
+        let series =
+            "sf_token_proxy_token_rejections_total{org=\"main\",reason=\"rpc_unauthenticated\",surface=\"pub_sub\"}";
+        let expected = if alive { (1.0, 1) } else { (2.0, 2) };
+        assert_eq!(
+            (app.metric(series).await, org.logins()),
+            expected,
+            "{trailers_only} {alive}"
+        );
+        app.stop().await;
+    }
+}
+
+/// gRPC's clients take an answer that is nothing but a status for one only if the stream ends with its headers.
+#[tokio::test]
+async fn our_own_status_ends_with_its_headers() {
+    let login = RawOrg::start(|_| Script::ok()).await;
+    login.refuse_logins(Some(("400 Bad Request", r#"{"error":"invalid_client"}"#)));
+    let app = Running::start(&login.url(), |_| {}).await;
+    let wire = Wire::plain(app.proxy).await;
+    let mut send = wire.send.clone();
+    poll_fn(|cx| send.poll_ready(cx)).await.unwrap();
+    let (response, _) = send.send_request(grpc("GetTopic"), true).unwrap();
+    let response = soon(response).await.unwrap();
+    assert_eq!(response.headers()["grpc-status"], "14");
+    assert!(response.body().is_end_stream());
     app.stop().await;
 }
 
@@ -264,7 +308,7 @@ async fn a_caller_that_gives_up_ends_an_upload_that_nobody_reads() {
 async fn an_rpc_that_fails_is_not_counted_as_good() {
     for (status, outcome) in [("0", "ok"), ("5", "client_error"), ("13", "upstream_error")] {
         for trailers_only in [true, false] {
-            let (address, _tasks) = ends_with(status, trailers_only).await;
+            let (address, _tasks) = ends_with(status, None, trailers_only).await;
             let login = RawOrg::start(|_| Script::ok()).await;
             let app = Running::start(&login.url(), pub_sub_at(&format!("http://{address}"))).await;
             let wire = Wire::plain(app.proxy).await;

@@ -379,16 +379,32 @@ async fn tls_that_fails_is_called_so() {
 
 #[tokio::test]
 async fn retry_after_is_read() {
-    let server = login_server(|_, _| {
-        let mut answer = answer(429, "");
-        answer.headers_mut().insert("retry-after", "90".parse().unwrap());
-        Some(answer)
-    })
-    .await;
-    let (_file, org) = org(&server.url);
-    let refusal = exchange(&org).await.unwrap_err();
-    assert_eq!(refusal.retry_after, Some(Duration::from_secs(90)));
-    assert_eq!(refusal.class, crate::token::Class::RateLimited);
+    let dated = [
+        ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        ("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT"),
+    ];
+    for (headers, expected) in [
+        (&[("retry-after", "90")][..], Some(90)),
+        // By the clock of who says it.
+        (&dated, Some(30)),
+        // By our own; that is past.
+        (&dated[1..], Some(0)),
+        (&[("retry-after", "soon")], None),
+    ] {
+        let headers = headers.to_vec();
+        let server = login_server(move |_, _| {
+            let mut answer = answer(429, "");
+            for (name, value) in &headers {
+                answer.headers_mut().insert(*name, value.parse().unwrap());
+            }
+            Some(answer)
+        })
+        .await;
+        let (_file, org) = org(&server.url);
+        let refusal = exchange(&org).await.unwrap_err();
+        assert_eq!(refusal.retry_after, expected.map(Duration::from_secs));
+        assert_eq!(refusal.class, crate::token::Class::RateLimited);
+    }
 }
 
 #[derive(Clone, Default)]

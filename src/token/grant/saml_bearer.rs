@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::{Attempt, Body, Inputs, TOKEN_PATH, field, jwt_bearer, random, read_key, token_url};
 use crate::{
+    clock::rfc3339,
     config::SamlBearer,
     token::refusal::{Refusal, Sent},
 };
@@ -54,9 +55,8 @@ struct Unsigned {
 
 fn assertion(grant: &SamlBearer, recipient: &str, now: SystemTime, chance: &[u8; 16]) -> Unsigned {
     let id = chance.iter().fold("_".to_owned(), |id, byte| format!("{id}{byte:02x}"));
-    let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
     // A clock that is a little ahead must not make an assertion of the future.
-    let (before, issued, until) = (time(now - LEEWAY), time(now), time(now + jwt_bearer::LIFETIME));
+    let (before, issued, until) = (rfc3339(now - LEEWAY), rfc3339(now), rfc3339(now + jwt_bearer::LIFETIME));
     let [issuer, user, audience] = [&grant.client_id, &grant.username, &grant.audience].map(|text| escaped(text));
     let recipient = escaped(recipient);
     let head = format!(

@@ -378,8 +378,10 @@ async fn without_a_token_a_login_fails_with_the_reason_and_a_logout_does_not() {
 /// A token without the scope for it: its owner is known from the login.
 #[tokio::test]
 async fn userinfo_is_answered_here_if_the_org_will_not() {
-    let missing = |_: &RawRequest| {
-        Script::Say(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 19\r\n\r\nMissing_OAuth_Token".to_vec())
+    // The token lives: the API takes it.
+    let missing = |request: &RawRequest| match request.target().starts_with("/services/data/") {
+        true => Script::ok(),
+        false => Script::Say(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 19\r\n\r\nMissing_OAuth_Token".to_vec()),
     };
     let ask = "GET /services/oauth2/userinfo HTTP/1.1";
     let org = RawOrg::start(missing).await;
@@ -416,12 +418,15 @@ async fn userinfo_is_answered_here_if_the_org_will_not() {
     }
 
     // Bad_OAuth_Token is a dead token first; a renewed one that gets the same is one that may not ask.
-    let org =
-        RawOrg::start(|_| Script::Say(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 15\r\n\r\nBad_OAuth_Token".to_vec()))
-            .await;
+    let org = RawOrg::start(|request| match request.target().starts_with("/services/data/") {
+        true => Script::ok(),
+        false => Script::Say(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 15\r\n\r\nBad_OAuth_Token".to_vec()),
+    })
+    .await;
     let app = Running::start(&org.url(), |_| {}).await;
     assert_ours(&call(app.proxy, ask, b"").await);
-    assert_eq!((org.seen().len(), org.logins()), (2, 2));
+    // Twice, and the cheapest call.
+    assert_eq!((org.seen().len(), org.logins()), (3, 2));
     app.stop().await;
 }
 

@@ -4,8 +4,8 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    site::soon,
     support::{RawOrg, Running, Script, call, connect},
+    tls::soon,
 };
 
 const GET: &str = "GET /services/data/v60.0/x HTTP/1.1";

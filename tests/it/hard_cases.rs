@@ -25,12 +25,12 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::site::soon;
 use crate::support::{
     RawOrg, Running, Script, call, connect, eventually,
     raw_org::{EXPIRED, read_until, token_answer},
     read_reply,
 };
+use crate::tls::soon;
 
 const GET: &str = "GET /services/data/v60.0/x HTTP/1.1";
 

@@ -1,9 +1,9 @@
 {{- define "example.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- include "sf-token-proxy.cut" (list 40 .Values.fullnameOverride) -}}
+{{- include "sf-token-proxy.fit" (list 40 .Values.fullnameOverride) -}}
 {{- else -}}
 {{- $name := .Values.nameOverride | default .Chart.Name -}}
-{{- include "sf-token-proxy.cut" (list 40 (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name))) -}}
+{{- include "sf-token-proxy.fit" (list 40 (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name))) -}}
 {{- end -}}
 {{- end -}}
 

@@ -93,6 +93,7 @@ def test_every_value_of_the_page_has_its_effect_in_the_chart_of_the_page(helm):
 
 @both
 def test_without_values_it_is_a_deployment_and_a_config_map(helm):
+    helm.lint(consumer(), {})
     docs = helm.render(consumer(), {})
     assert schema_problems(docs) == []
     assert sorted(document["kind"] for document in docs) == ["ConfigMap", "Deployment"]
@@ -167,15 +168,17 @@ def test_one_chart_under_two_aliases(helm, names, release):
 
 
 @both
-def test_the_example_copied_twice(helm):
+@pytest.mark.parametrize("release", ["r", "shop-billing", "r" * 53])
+def test_the_example_copied_twice(helm, release):
     for copied in ["shop", "billing"]:
         shutil.rmtree(work() / copied, ignore_errors=True)
         shutil.copytree(work() / "example", work() / copied)
         path = work() / copied / "Chart.yaml"
         path.write_text(path.read_text().replace("name: example", f"name: {copied}"))
     above = umbrella("above", {"name": "shop"}, {"name": "billing"})
-    meets_no_other(helm.render(above, of("shop") | of("billing")), ["shop", "billing"])
-    meets_no_other(helm.render(umbrella("above", {"name": "example", "alias": "shop"}, {"name": "billing"}), of("shop") | of("billing")), ["shop", "billing"])
+    meets_no_other(helm.render(above, of("shop") | of("billing"), release=release), ["shop", "billing"])
+    aliased = umbrella("above", {"name": "example", "alias": "shop"}, {"name": "example", "alias": "billing"})
+    meets_no_other(helm.render(aliased, of("shop") | of("billing"), release=release), ["shop", "billing"])
 
 
 @both

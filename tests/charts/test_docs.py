@@ -104,7 +104,7 @@ def test_the_oldest_kubernetes_of_the_page_is_the_charts():
     assert f"Clusters from {oldest}, the oldest that is supported," in PAGE
     classic = PAGE.partition("\n## Without native sidecars\n")[2].partition("\n## ")[0]
     # It is for clusters that the charts take: with the feature switched off.
-    assert f"Kubernetes before {oldest} is not\nsupported, and the charts refuse it" in classic and "`SidecarContainers`" in classic
+    assert f"Kubernetes before {oldest} is not supported, and\nthe charts refuse it." in classic and "`SidecarContainers`" in classic
 
 
 def test_the_page_says_what_a_claim_needs():

@@ -34,6 +34,7 @@ WRONG = {
     # Of the schemas
     "an unknown value": ("example", {"replicas": 2}, ["replicas"]),
     "an unknown value of the library": ("example", proxy(existingSecrets="x"), ["sfTokenProxy", "existingSecrets"]),
+    "values under the library's own name": ("example", {"sf-token-proxy-lib": {"adminPort": 9191}}, ["sf-token-proxy-lib", "extraVolumes"]),
     "an unknown nested value": ("example", proxy(image={"name": "x"}), ["sfTokenProxy", "image", "name"]),
     "latest": ("example", proxy(image={"tag": "latest"}), ["sfTokenProxy", "image", "tag"]),
     "latest of the app": ("example", {"app": {"image": {"tag": "latest"}}}, ["app", "image", "tag"]),

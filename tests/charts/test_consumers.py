@@ -27,12 +27,12 @@ ABOUT = "apiVersion: v2\nname: {name}\nversion: 0.1.0\n"
 DEPLOYMENT = """apiVersion: apps/v1
 kind: Deployment
 metadata:
-  name: {{ .Release.Name }}-{{ .Chart.Name }}
+  name: {{ printf "%s-%s" .Release.Name .Chart.Name | quote }}
 spec:
   selector:
     matchLabels:
-      app.kubernetes.io/name: {{ .Values.nameOverride | default .Chart.Name }}
-      app.kubernetes.io/instance: {{ .Release.Name }}
+      app.kubernetes.io/name: {{ .Values.nameOverride | default .Chart.Name | quote }}
+      app.kubernetes.io/instance: {{ .Release.Name | quote }}
 """
 
 
@@ -204,10 +204,28 @@ def test_names_that_would_be_the_same_are_refused(helm):
     above = umbrella("above", {"name": "app", "alias": "shop"}, {"name": "app", "alias": "billing"})
     with pytest.raises(Refused, match=r"sfTokenProxy\.nameOverride: in this release above/charts/\w+ and above/charts/\w+ both name their objects same"):
         helm.render(above, twice)
+    for between in ["left", "right"]:
+        umbrella(between, {"name": "app"})
+    with pytest.raises(Refused, match=r"above/charts/\w+/charts/app and above/charts/\w+/charts/app both name their objects r-app-sf-token-proxy"):
+        helm.render(umbrella("above", {"name": "left"}, {"name": "right"}), {})
     # What makes no object has no name.
     consumer(values="sfTokenProxy: {existingConfigMap: c, existingSecret: s}")
     above = umbrella("above", {"name": "app", "alias": "shop"}, {"name": "app", "alias": "billing"})
     assert helm.render(above, {name: proxy(fullnameOverride="same") for name in twice})
+
+
+@both
+def test_a_checksum_of_the_objects_is_no_second_one(helm):
+    sums = 'kind: Sums\nmetadata: {name: sums}\na: {{ include (print .Template.BasePath "/sf-token-proxy.yaml") . | sha256sum }}\nb: {{ include "sf-token-proxy.objects" . | sha256sum }}\n'
+    assert len(helm.render(consumer(**{"aa.yaml": sums, "zz.yaml": sums}), {})) == 4
+
+
+@both
+def test_names_that_are_numbers_stay_texts(helm):
+    consumer()
+    docs = helm.render(umbrella("above", {"name": "app", "alias": "7"}), {"7": proxy(podMonitor={"enabled": True})}, release="1")
+    assert one(docs, "PodMonitor")["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": "7", "app.kubernetes.io/instance": "1"}
+    assert schema_problems(docs) == []
 
 
 @both

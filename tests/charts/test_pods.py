@@ -420,6 +420,16 @@ def test_names_labels_and_annotations_of_the_values():
     assert annotations["kubectl.kubernetes.io/default-container"] == "app"
 
 
+def test_every_pod_has_the_annotations_and_no_default_container_that_is_not_there():
+    for name in ["default", "names-and-image", "workloads"]:
+        for document in rendered("example", name):
+            if spec := pod_spec(document):
+                template = document["spec"]["jobTemplate"]["spec"]["template"] if document["kind"] == "CronJob" else document["spec"].get("template", document)
+                annotations = template["metadata"]["annotations"]
+                assert annotations.get("kubectl.kubernetes.io/default-container", OURS) in [container["name"] for container in containers(spec)]
+                assert name != "names-and-image" or (annotations["note"], annotations["other-note"]) == ("from the app", "from the proxy")
+
+
 def test_long_names_fit():
     long = {"fullnameOverride": "a" * 63, "sfTokenProxy": {"fullnameOverride": "b" * 63, "podMonitor": {"enabled": True}}}
     for helm in HELMS:

@@ -74,7 +74,8 @@ stringData:
   {{- toYaml $v.secret.stringData | nindent 2 }}
 {{- end }}
 {{- if $v.podMonitor.enabled }}
-{{- /* It renders whatever the cluster has: without the operator's custom resources the installation says so. Prometheus finds the port of an init container by pod discovery. */}}
+{{- /* It renders whatever the cluster has: without the operator's custom resources the installation says so. Prometheus finds the port of an init container by
+pod discovery. */}}
 ---
 apiVersion: monitoring.coreos.com/v1
 kind: PodMonitor
@@ -88,8 +89,8 @@ spec:
     {{- toYaml $v.podMonitor.selector | nindent 4 }}
     {{- else }}
     matchLabels:
-      app.kubernetes.io/name: {{ include "sf-token-proxy.cut" (list 63 ($root.Values.nameOverride | default $root.Chart.Name)) }}
-      app.kubernetes.io/instance: {{ $root.Release.Name }}
+      app.kubernetes.io/name: {{ include "sf-token-proxy.cut" (list 63 ($root.Values.nameOverride | default $root.Chart.Name)) | quote }}
+      app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
     {{- end }}
   podMetricsEndpoints:
     {{- include "sf-token-proxy.podMetricsEndpoint" $v.podMonitor | nindent 4 }}
@@ -102,7 +103,8 @@ spec:
 
 {{/*
 Two of one name in a release: one of them would be lost, and its app call the other's org. Names differ by default, but not for two dependencies on the library in
-one chart, nor for charts of one name within different subcharts. .Release is the only thing that all charts of a release share.
+one chart, nor for charts of one name within different subcharts. The same once more is no clash: a checksum may be made of it. .Release is the only thing that
+all charts of a release share.
 */}}
 {{- define "sf-token-proxy.refuseSameName" -}}
 {{- $taken := index .root.Release "sfTokenProxyNames" | default dict -}}
@@ -133,7 +135,7 @@ one chart, nor for charts of one name within different subcharts. .Release is th
 {{- end -}}
 
 {{/*
-What a pod's values are for, and that its template takes them: remembered for the template file, and looked at where the pod's volumes are, which come last.
+That a template takes values that are for the pod: remembered for its file, and looked at where the pod's volumes are, which come last.
 Takes (dict "context" CONTEXT "for" NAME).
 */}}
 {{- define "sf-token-proxy.wasAsked" -}}

@@ -31,6 +31,50 @@ def test_every_alert_has_a_runbook():
         assert rule["annotations"]["runbook_url"] == f"https://docs.acme.example/sf-token-proxy/runbooks/{rule['alert']}.md"
 
 
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+def test_alerts_can_be_left_out(helm):
+    def rules(**values):
+        spec = one(helm.render("sf-token-proxy", {"prometheusRule": {"enabled": True, **values}}), "PrometheusRule")["spec"]
+        assert all(group["rules"] for group in spec["groups"])
+        return [rule for group in spec["groups"] for rule in group["rules"]]
+
+    every = rules()
+    absent = rules(disabled=["SfTokenProxyAbsent"])
+    assert [rule for rule in every if rule not in absent] == [rule for rule in every if rule.get("alert") == "SfTokenProxyAbsent"] != []
+    # Recorded rules stay, those that are alerted on by others as well.
+    names = sorted({rule["alert"] for rule in every if "alert" in rule})
+    assert rules(disabled=names) == [rule for rule in every if "alert" not in rule] != []
+    assert rules(disabled=[]) == every
+
+
+def test_the_runbooks_advice_is_a_value():
+    text = (ROOT / "docs/runbooks/SfTokenProxyAbsent.md").read_text()
+    [name] = re.findall(r"`prometheusRule\.disabled: \[(\w+)\]`", text)
+    assert HELMS[0].render("sf-token-proxy", {"prometheusRule": {"enabled": True, "disabled": [name]}})
+
+
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+def test_names_of_namespaces_count_whatever_else_is_said(helm):
+    def selector(given):
+        return one(helm.render("sf-token-proxy", {"podMonitor": {"enabled": True, "namespaceSelector": given}}), "PodMonitor")["spec"]["namespaceSelector"]
+
+    for given in [{"matchNames": ["a", "b"]}, {"any": True, "matchNames": ["a", "b"]}, {"any": False, "matchNames": ["a", "b"]}]:
+        assert selector(given) == {"matchNames": ["a", "b"]}
+    assert selector({}) == selector({"any": True}) == selector({"matchNames": []}) == selector(None) == {"any": True}
+    assert selector({"any": False}) == {"any": False}
+
+
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+def test_no_selector_is_the_default_one(helm):
+    """An empty one takes all pods in the cluster's chart, whose container is looked at besides; the library's is that of the release's chart."""
+    assert one(helm.render("sf-token-proxy", {"podMonitor": {"enabled": True, "selector": None}}), "PodMonitor")["spec"]["selector"] == {}
+    for given in [{}, {"selector": None}, {"selector": {}}]:
+        spec = one(helm.render("example", {"nameOverride": "crm", "sfTokenProxy": {"podMonitor": {"enabled": True, **given}}}), "PodMonitor")["spec"]
+        assert spec["selector"] == {"matchLabels": {"app.kubernetes.io/name": "crm", "app.kubernetes.io/instance": "r"}}
+    mine = {"matchLabels": {"team": "crm"}}
+    assert one(helm.render("example", {"sfTokenProxy": {"podMonitor": {"enabled": True, "selector": mine}}}), "PodMonitor")["spec"]["selector"] == mine
+
+
 def test_the_dashboard_is_the_file():
     made = one(rendered("sf-token-proxy", "dashboard"), "ConfigMap")
     assert json.loads(made["data"]["sf-token-proxy.json"]) == json.loads((FILES / "dashboard.json").read_text())
@@ -47,7 +91,7 @@ def test_labels_by_which_prometheus_picks():
     assert {document["metadata"]["labels"].get("team") for document in everything if document["metadata"]["name"] != "r-extra"} == {"platform"}
 
 
-@pytest.mark.parametrize("chart, name, selector", [("example", "podmonitor", {"matchLabels": {"app.kubernetes.io/instance": "r"}}), ("sf-token-proxy", "podmonitor", {"matchLabels": {"team": "crm"}}), ("sf-token-proxy", "everything", {})])
+@pytest.mark.parametrize("chart, name, selector", [("example", "podmonitor", {"matchLabels": {"app.kubernetes.io/name": "example", "app.kubernetes.io/instance": "r"}}), ("sf-token-proxy", "podmonitor", {"matchLabels": {"team": "crm"}}), ("sf-token-proxy", "everything", {})])
 def test_scraping(chart, name, selector):
     spec = one(rendered(chart, name), "PodMonitor")["spec"]
     assert spec["selector"] == selector
@@ -58,7 +102,7 @@ def test_scraping(chart, name, selector):
     # One for all apps would make them one job; the alerts are one for each job.
     assert spec.get("jobLabel") == (None if chart == "example" else "app.kubernetes.io/name")
     if chart == "sf-token-proxy":
-        assert spec["namespaceSelector"] == ({"any": False, "matchNames": ["crm"]} if name == "podmonitor" else {"any": True})
+        assert spec["namespaceSelector"] == ({"matchNames": ["crm"]} if name == "podmonitor" else {"any": True})
     if name == "podmonitor":
         assert (endpoint["interval"], endpoint["scrapeTimeout"]) == ("30s", "10s")
         assert endpoint["relabelings"][1:] == [{"action": "replace", "targetLabel": "team", "replacement": "crm"}]

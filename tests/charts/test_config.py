@@ -10,7 +10,7 @@ import yaml
 from tools import HELMS, PROXY, ROOT, ci_values, kustomized, one, pod_specs, rendered
 
 SECRETS = "/var/run/secrets/sf-token-proxy"
-CONFIGS = {f"example:{name}": one(rendered("example", name), "ConfigMap", "crm-salesforce-config" if name == "names-and-image" else "r-sf-token-proxy-config")["data"]["config.yaml"] for chart, name in ci_values() if chart == "example" and name != "existing-configmap"}
+CONFIGS = {f"example:{name}": one(rendered("example", name), "ConfigMap", "crm-salesforce-config" if name == "names-and-image" else "r-example-sf-token-proxy-config")["data"]["config.yaml"] for chart, name in ci_values() if chart == "example" and name != "existing-configmap"}
 CONFIGS["kustomize"] = one(kustomized(), "ConfigMap")["data"]["config.yaml"]
 for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/kubernetes.md").read_text(), re.S)):
     for document in yaml.safe_load_all(block):

@@ -93,9 +93,23 @@ def test_the_values_and_templates_that_it_names_are_there():
             here = here.get(part, {})
     templates = "".join(path.read_text() for path in (ROOT / "charts/sf-token-proxy-lib/templates").glob("*.tpl"))
     named = set(re.findall(r'include "(sf-token-proxy\.\w+)"', PAGE))
-    assert len(named) == 5
+    assert len(named) == 7
     for name in [*named, *re.findall(r"^\| `(sf-token-proxy\.\w+)`", (ROOT / "charts/sf-token-proxy-lib/README.md").read_text(), re.M)]:
         assert f'define "{name}"' in templates, name
+
+
+def test_the_oldest_kubernetes_of_the_page_is_the_charts():
+    about = yaml.safe_load((ROOT / "charts/example/Chart.yaml").read_text())
+    oldest = re.fullmatch(r">=(\d+\.\d+)\.0-0", about["kubeVersion"])[1]
+    assert f"Clusters from {oldest}, the oldest that is supported," in PAGE
+    classic = PAGE.partition("\n## Without native sidecars\n")[2].partition("\n## ")[0]
+    # It is for clusters that the charts take: with the feature switched off.
+    assert f"Kubernetes before {oldest} is not supported, and\nthe charts refuse it." in classic and "`SidecarContainers`" in classic
+
+
+def test_the_page_says_what_a_claim_needs():
+    for text in [PAGE, (ROOT / "charts/sf-token-proxy-lib/README.md").read_text()]:
+        assert any("persistentVolumeClaim" in part and "fsGroup: 65532" in part for part in re.split(r"\n\n|\n\| `", text))
 
 
 def test_links_lead_somewhere():

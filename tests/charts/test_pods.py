@@ -274,6 +274,36 @@ def test_a_limit_or_a_setting_of_the_security_context_can_be_left_out():
             assert "runAsUser" not in container["securityContext"]
 
 
+@pytest.mark.parametrize("helm", HELMS, ids=lambda helm: helm.name)
+def test_settings_within_others_can_be_left_out_as_well(helm):
+    def context(**values):
+        docs = helm.render("example", {"sfTokenProxy": {"securityContext": values}})
+        both = [ours(pod_spec(one(docs, "Deployment"))), named(pod_spec(one(docs, "Pod"))["containers"], "healthcheck")]
+        assert both[0]["securityContext"] == both[1]["securityContext"]
+        return both[0]["securityContext"]
+
+    usual = context()
+    for name, empty in [("seccompProfile", {"type": ""}), ("seccompProfile", ""), ("capabilities", {"drop": ""}), ("capabilities", ""), ("runAsUser", "")]:
+        assert context(**{name: empty}) == {key: value for key, value in usual.items() if key != name}, (name, empty)
+    assert context(capabilities={"drop": "", "add": ["NET_BIND_SERVICE"]})["capabilities"] == {"add": ["NET_BIND_SERVICE"]}
+    assert context(seccompProfile={"type": "", "localhostProfile": "x"})["seccompProfile"] == {"localhostProfile": "x"}
+    # False is a value.
+    assert context(readOnlyRootFilesystem=False)["readOnlyRootFilesystem"] is False
+
+
+def test_a_store_on_a_claim_is_in_a_pod_whose_group_may_write_to_it():
+    seen = [pod for pod in SIDECARS for volume in pod.values[0]["volumes"] if "persistentVolumeClaim" in volume]
+    assert seen
+    for pod in seen:
+        assert pod.values[0]["securityContext"]["fsGroup"] == ours(pod.values[0])["securityContext"]["runAsGroup"], pod.id
+
+
+def test_the_address_follows_the_variable_that_moves_the_listener():
+    for helm in HELMS:
+        docs = helm.render("example", {"sfTokenProxy": {"extraEnv": [{"name": "SFPROXY_LISTEN", "value": "127.0.0.1:8081,[::1]:8081"}]}})
+        assert named(named(pod_spec(one(docs, "Deployment"))["containers"], "app")["env"], "SALESFORCE_URL")["value"] == "http://localhost:8081"
+
+
 def test_further_arguments_come_after_the_command():
     assert sidecar("default")[0]["args"] == ["run", "--config", "/etc/sf-token-proxy/config.yaml"]
     assert sidecar("extras")[0]["args"] == ["run", "--config", "/etc/sf-token-proxy/config.yaml", "--an-argument", "its value"]
@@ -388,6 +418,16 @@ def test_names_labels_and_annotations_of_the_values():
     annotations = deployment["spec"]["template"]["metadata"]["annotations"]
     assert (annotations["note"], annotations["other-note"]) == ("from the app", "from the proxy")
     assert annotations["kubectl.kubernetes.io/default-container"] == "app"
+
+
+def test_every_pod_has_the_annotations_and_no_default_container_that_is_not_there():
+    for name in ["default", "names-and-image", "workloads"]:
+        for document in rendered("example", name):
+            if spec := pod_spec(document):
+                template = document["spec"]["jobTemplate"]["spec"]["template"] if document["kind"] == "CronJob" else document["spec"].get("template", document)
+                annotations = template["metadata"]["annotations"]
+                assert annotations.get("kubectl.kubernetes.io/default-container", OURS) in [container["name"] for container in containers(spec)]
+                assert name != "names-and-image" or (annotations["note"], annotations["other-note"]) == ("from the app", "from the proxy")
 
 
 def test_long_names_fit():

@@ -34,6 +34,7 @@ WRONG = {
     # Of the schemas
     "an unknown value": ("example", {"replicas": 2}, ["replicas"]),
     "an unknown value of the library": ("example", proxy(existingSecrets="x"), ["sfTokenProxy", "existingSecrets"]),
+    "values under the library's own name": ("example", {"sf-token-proxy-lib": {"adminPort": 9191}}, ["sf-token-proxy-lib", "extraVolumes"]),
     "an unknown nested value": ("example", proxy(image={"name": "x"}), ["sfTokenProxy", "image", "name"]),
     "latest": ("example", proxy(image={"tag": "latest"}), ["sfTokenProxy", "image", "tag"]),
     "latest of the app": ("example", {"app": {"image": {"tag": "latest"}}}, ["app", "image", "tag"]),
@@ -72,6 +73,13 @@ WRONG = {
     "a source that is none": ("example", proxy(existingSecret="", credentialsVolume={"cssi": {}}), ["sfTokenProxy", "credentialsVolume"]),
     "credentials of the node": ("example", proxy(existingSecret="", credentialsVolume={"hostPath": {"path": "/"}}), ["sfTokenProxy", "credentialsVolume"]),
     "a store of the node": ("example", proxy(storeVolume={"hostPath": {"path": "/"}}), ["sfTokenProxy", "storeVolume"]),
+    "a capability without a name": ("example", proxy(securityContext={"capabilities": {"drop": [""]}}), ["sfTokenProxy", "securityContext", "capabilities"]),
+    "an unknown part of the capabilities": ("example", proxy(securityContext={"capabilities": {"drops": ["ALL"]}}), ["sfTokenProxy", "securityContext", "capabilities"]),
+    "a profile as text": ("example", proxy(securityContext={"seccompProfile": "RuntimeDefault"}), ["sfTokenProxy", "securityContext", "seccompProfile"]),
+    "a namespace under another name": ("sf-token-proxy", {"podMonitor": {"namespaceSelector": {"names": ["a"]}}}, ["podMonitor", "namespaceSelector", "names"]),
+    "a namespace that is no list": ("sf-token-proxy", {"podMonitor": {"namespaceSelector": {"matchNames": "a"}}}, ["podMonitor", "namespaceSelector", "matchNames"]),
+    "an alert that there is not": ("sf-token-proxy", {"prometheusRule": {"enabled": True, "disabled": ["SfTokenProxyAbsent", "SfTokenProxyAbsend"]}}, ["prometheusRule.disabled[1]", "SfTokenProxyAbsend", "SfTokenProxyAbsent"]),
+    "an alert without a name": ("sf-token-proxy", {"prometheusRule": {"enabled": True, "disabled": [""]}}, ["prometheusRule.disabled[0]"]),
     "an unknown setting of the readiness probe": ("example", proxy(readinessProbe={"path": "/"}), ["sfTokenProxy", "readinessProbe", "path"]),
     # Of the templates: what contradicts itself
     "less memory than is kept": ("example", proxy(resources={"limits": {"memory": "64Mi"}}), ["sfTokenProxy.resources.limits.memory", "64Mi", "sfTokenProxy.config.replay.total", "64MiB"]),
@@ -105,6 +113,9 @@ WRONG = {
     "no credential": ("example", proxy(existingSecret=""), ["sfTokenProxy.existingSecret"]),
     "probes on loopback": ("example", config(admin={"address": "localhost:9090"}), ["sfTokenProxy.config.admin.address", "localhost:9090"]),
     "probes on another port": ("example", config(admin={"address": ["0.0.0.0:9090", "[::]:9191"]}), ["sfTokenProxy.config.admin.address", "[::]:9191"]),
+    "the probes on the port of the listener that is there when none is written": ("example", proxy(adminPort=8080), ["sfTokenProxy.config.listeners", "localhost:8080", "sfTokenProxy.adminPort", "none is written"]),
+    "the probes on the port of a listener without an address": ("example", {"sfTokenProxy": {**config(listeners=[{"org": "main"}])["sfTokenProxy"], "adminPort": 8080}}, ["sfTokenProxy.config.listeners", "localhost:8080"]),
+    "the probes on the port of a variable": ("example", proxy(extraEnv=[{"name": "SFPROXY_LISTEN", "value": "127.0.0.1:8081, [::1]:9090"}]), ["sfTokenProxy.config.listeners", "[::1]:9090", "sfTokenProxy.adminPort"]),
     "one port for two": ("example", config(listeners=[{"address": "localhost:9090"}]), ["sfTokenProxy.config.listeners", "localhost:9090"]),
     "two bundles": ("example", proxy(caBundle={"configMap": "ca"}, config={"upstream": {"ca_file": "/x"}}), ["sfTokenProxy.config.upstream.ca_file", "sfTokenProxy.caBundle"]),
     "folders apart": ("example", config(listeners=[{"address": f"localhost:844{n}", "tls": {"generate_in": f"/{n}/tls"}} for n in (3, 4)]), ["sfTokenProxy.config.listeners", "generate_in"]),
@@ -123,6 +134,19 @@ WRONG = {
     "an access token": ("example", grant(static={"access_token": SECRET}), ["sfTokenProxy.config.orgs.main.grant.static.access_token"]),
     "a secret that is a number": ("example", grant(password={"password": 12345678}), ["sfTokenProxy.config.orgs.main.grant.password.password"]),
     "a sealing key": ("example", config(store={"file": {"directory": "/x", "key": SECRET}}), ["sfTokenProxy.config.store.file.key"]),
+    "a secret in a map": ("example", grant(client_credentials={"client_id": "id", "client_secret": {"inline": SECRET}}), ["sfTokenProxy.config.orgs.main.grant.client_credentials.client_secret"]),
+    "a secret as a value": ("example", grant(client_credentials={"client_id": "id", "client_secret": {"value": SECRET}}), ["sfTokenProxy.config.orgs.main.grant.client_credentials.client_secret"]),
+    "a secret beside a reference": ("example", grant(jwt_bearer={"private_key": {"file": "/p", "value": SECRET}}), ["sfTokenProxy.config.orgs.main.grant.jwt_bearer.private_key"]),
+    "a secret within a reference": ("example", grant(jwt_bearer={"private_key": {"file": {"inline": SECRET}}}), ["sfTokenProxy.config.orgs.main.grant.jwt_bearer.private_key"]),
+    "a secret for its file": ("example", grant(jwt_bearer={"private_key": {"file": SECRET}}), ["sfTokenProxy.config.orgs.main.grant.jwt_bearer.private_key"]),
+    "a secret for its variable": ("example", grant(jwt_bearer={"private_key": f"env:-----BEGIN {SECRET}"}), ["sfTokenProxy.config.orgs.main.grant.jwt_bearer.private_key"]),
+    "a secret below its reference": ("example", grant(jwt_bearer={"private_key": f"file:/p\n{SECRET}"}), ["sfTokenProxy.config.orgs.main.grant.jwt_bearer.private_key"]),
+    "two references": ("example", grant(jwt_bearer={"private_key": {"file": "/p", "env": "P"}}), ["sfTokenProxy.config.orgs.main.grant.jwt_bearer.private_key"]),
+    "a reference to nothing": ("example", grant(jwt_bearer={"private_key": {"file": None}}), ["sfTokenProxy.config.orgs.main.grant.jwt_bearer.private_key"]),
+    "secrets as a list": ("example", grant(client_credentials={"client_id": "id", "client_secret": [SECRET]}), ["sfTokenProxy.config.orgs.main.grant.client_credentials.client_secret"]),
+    "a password in a map that is no grant": ("example", grant(password={"password": {"password": SECRET}}), ["sfTokenProxy.config.orgs.main.grant.password.password"]),
+    "a refresh token in a map that is no grant": ("example", grant(refresh_token={"refresh_token": {"client_id": SECRET}}), ["sfTokenProxy.config.orgs.main.grant.refresh_token.refresh_token"]),
+    "a sealing key in a map": ("example", config(store={"file": {"directory": "/x", "key": {"base64": SECRET}}}), ["sfTokenProxy.config.store.file.key"]),
     "a secret in a list": ("example", config(listeners=[{"tls": {"key": SECRET}}]), ["sfTokenProxy.config.listeners[0].tls.key"]),
 }
 
@@ -150,9 +174,12 @@ def test_references_are_taken(helm):
         {"client_credentials": {"client_id": "id", "client_secret": {"file": "/var/run/secrets/sf-token-proxy/x"}}},
         {"client_credentials": {"client_id": "id", "client_secret": "env:THE_SECRET"}},
         {"refresh_token": {"client_id": "id", "refresh_token": {"env": "THE_TOKEN"}}},
-        {"password": {"client_id": "id", "username": "u", "password": "file:/p", "client_secret": "file:/s"}},
+        {"password": {"client_id": "id", "username": "u", "password": "file:/p", "client_secret": {"file": "/s", "env": None}}},
+        {"refresh_token": {"client_id": "id", "client_secret": "file: /s", "refresh_token": {"file": "/r"}}},
     ]:
         assert helm.render("example", grant(**settings))
+    # A port of the probes that a listener would have, had it not another by the variable.
+    assert helm.render("example", proxy(adminPort=8080, extraEnv=[{"name": "SFPROXY_LISTEN", "value": "localhost:8081"}]))
 
 
 def test_the_variables_that_count_beside_a_file_are_the_programs():

@@ -1,9 +1,10 @@
+{{/* RELEASE-example, or RELEASE alone where it says so already; but not in an umbrella chart, whose release may be called after two of its charts. */}}
 {{- define "example.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- include "sf-token-proxy.cut" (list 40 .Values.fullnameOverride) -}}
+{{- include "sf-token-proxy.fit" (list 40 .Values.fullnameOverride) -}}
 {{- else -}}
 {{- $name := .Values.nameOverride | default .Chart.Name -}}
-{{- include "sf-token-proxy.cut" (list 40 (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name))) -}}
+{{- include "sf-token-proxy.fit" (list 40 (and .Chart.IsRoot (contains $name .Release.Name) | ternary .Release.Name (printf "%s-%s" .Release.Name $name))) -}}
 {{- end -}}
 {{- end -}}
 

@@ -67,7 +67,7 @@ it; see quitEndpoint.
         command: ["/sf-token-proxy", "wait", "--url", "http://localhost:{{ int $v.adminPort }}", "--timeout", {{ $v.classic.waitTimeout | quote }}]
   {{- end }}
   resources:
-    {{- include "sf-token-proxy.resources" $v.resources | nindent 4 }}
+    {{- include "sf-token-proxy.withoutEmpty" $v.resources | nindent 4 }}
   securityContext:
     {{- include "sf-token-proxy.withoutEmpty" $v.securityContext | nindent 4 }}
   terminationMessagePolicy: FallbackToLogsOnError
@@ -94,23 +94,18 @@ it; see quitEndpoint.
     {{- end }}
 {{- end -}}
 
-{{/* Entries whose value is empty are left out: null does not remove a subchart's default in every Helm. */}}
+{{/*
+Entries whose value is "" or null are left out, of the maps within as well, and what is left of nothing: null does not remove a subchart's default in every Helm.
+*/}}
 {{- define "sf-token-proxy.withoutEmpty" -}}
 {{- $kept := dict -}}
 {{- range $key, $value := . -}}
-{{- if not (or (kindIs "invalid" $value) (eq (toString $value) "")) -}}
+{{- if kindIs "map" $value -}}
+{{- with include "sf-token-proxy.withoutEmpty" $value | fromYaml -}}
+{{- $_ := set $kept $key . -}}
+{{- end -}}
+{{- else if not (or (kindIs "invalid" $value) (eq (toString $value) "")) -}}
 {{- $_ := set $kept $key $value -}}
-{{- end -}}
-{{- end -}}
-{{- toYaml $kept -}}
-{{- end -}}
-
-{{/* Requests and limits whose value is empty are left out, as above. */}}
-{{- define "sf-token-proxy.resources" -}}
-{{- $kept := omit . "requests" "limits" -}}
-{{- range $part := list "requests" "limits" -}}
-{{- with include "sf-token-proxy.withoutEmpty" (index $ $part) | fromYaml -}}
-{{- $_ := set $kept $part . -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $kept -}}

@@ -15,10 +15,23 @@ Fails when the values contradict each other or would carry a secret into a Confi
 {{- else if hasKey .Values "sfTokenProxy" -}}
 {{- $v = .Values.sfTokenProxy -}}
 {{- else -}}
-{{- fail "sf-token-proxy-lib: its values are looked for under sfTokenProxy: give the dependency `alias: sfTokenProxy` in Chart.yaml, or call the template with (dict \"root\" $ \"values\" VALUES)" -}}
+{{- include "sf-token-proxy.failWithoutAlias" . -}}
+{{- end -}}
+{{- if not (kindIs "map" $v) -}}
+{{- include "sf-token-proxy.failWithoutAlias" . -}}
+{{- end -}}
+{{- $there := list -}}
+{{- range $key := list "existingConfigMapKey" "secretDefaultMode" "extraVolumes" -}}
+{{- if hasKey $v $key -}}{{- $there = append $there $key -}}{{- end -}}
+{{- end -}}
+{{- if or (not $there) (and (hasKey $root.Values "sf-token-proxy-lib") (lt (len $there) 3)) -}}
+{{- include "sf-token-proxy.failWithoutAlias" . -}}
+{{- end -}}
+{{- if and (hasKey $v "enabled") (not $v.enabled) -}}
+{{- fail "sfTokenProxy.enabled: it is false, and a template of the library is included all the same; put the includes into {{ if .Values.sfTokenProxy.enabled }} … {{ end }}" -}}
 {{- end -}}
 {{- include "sf-token-proxy.refuseNull" $v -}}
-{{- $fullname := include "sf-token-proxy.nameOf" (dict "release" $root.Release.Name "values" $v) -}}
+{{- $fullname := include "sf-token-proxy.nameOf" (dict "root" $root "values" $v) -}}
 {{- $config := include "sf-token-proxy.finalConfig" $v | fromJson -}}
 {{- $configMap := $v.existingConfigMap -}}
 {{- if not $configMap -}}
@@ -37,6 +50,10 @@ Fails when the values contradict each other or would carry a secret into a Confi
     | toJson -}}
 {{- end -}}
 
+{{- define "sf-token-proxy.failWithoutAlias" -}}
+{{- fail "sf-token-proxy-lib: its values are looked for under sfTokenProxy, and its defaults are not there: give the dependency `alias: sfTokenProxy` in Chart.yaml, or call the template with (dict \"root\" $ \"values\" .Values.ALIAS)" -}}
+{{- end -}}
+
 {{/*
 By null a default is taken out by one Helm (4) and kept by another (3.10): the container would be hardened by the one and not by the other. Each
 default that is not empty, and the map that it is in.
@@ -44,7 +61,7 @@ default that is not empty, and the map that it is in.
 {{- define "sf-token-proxy.refuseNull" -}}
 {{- $v := . -}}
 {{- $defaults := list
-      "image" "image.repository" "image.pullPolicy" "existingConfigMapKey" "adminPort" "secretDefaultMode" "secret" "caBundle" "caBundle.key"
+      "enabled" "image" "image.repository" "image.pullPolicy" "existingConfigMapKey" "adminPort" "secretDefaultMode" "secret" "caBundle" "caBundle.key"
       "resources" "resources.requests" "resources.requests.cpu" "resources.requests.memory" "resources.limits" "resources.limits.memory"
       "startupProbe" "startupProbe.periodSeconds" "startupProbe.timeoutSeconds" "startupProbe.failureThreshold"
       "livenessProbe" "livenessProbe.periodSeconds" "livenessProbe.timeoutSeconds" "livenessProbe.failureThreshold"
@@ -56,12 +73,11 @@ default that is not empty, and the map that it is in.
 {{- range $path := $defaults -}}
 {{- $here := $v -}}
 {{- range $part := splitList "." $path -}}
-{{- if not (hasKey $here $part) -}}
-{{- fail (printf "sfTokenProxy.%s: null is refused, because not every Helm takes a default out by it; write a value, or \"\" where one may be left out" $path) -}}
-{{- end -}}
+{{- if kindIs "map" $here -}}{{- /* Not "", by which a whole map is left out. */ -}}
 {{- $here = index $here $part -}}
 {{- if kindIs "invalid" $here -}}
 {{- fail (printf "sfTokenProxy.%s: null is refused, because not every Helm takes a default out by it; write a value, or \"\" where one may be left out" $path) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -86,23 +102,6 @@ Bodies that are kept for a repeat are in the container's memory: with all of the
 {{- fail (printf "sfTokenProxy.resources.limits.memory: %s is less than sfTokenProxy.config.replay.total (%s) and 32MiB for the rest; raise the one or lower the other" $limit $total) -}}
 {{- end -}}
 {{- end -}}
-{{- end -}}
-
-{{/* RELEASE-sf-token-proxy, or what nameOverride and fullnameOverride make of it. Room is left for the suffixes. */}}
-{{- define "sf-token-proxy.nameOf" -}}
-{{- $name := .values.nameOverride | default "sf-token-proxy" -}}
-{{- if .values.fullnameOverride -}}
-{{- include "sf-token-proxy.cut" (list 50 .values.fullnameOverride) -}}
-{{- else if contains $name .release -}}
-{{- include "sf-token-proxy.cut" (list 50 .release) -}}
-{{- else -}}
-{{- include "sf-token-proxy.cut" (list 50 (printf "%s-%s" .release $name)) -}}
-{{- end -}}
-{{- end -}}
-
-{{/* The second, not longer than the first says, as a name or a label may be: with a letter or a digit at both ends. */}}
-{{- define "sf-token-proxy.cut" -}}
-{{- regexReplaceAll "^[^A-Za-z0-9]+|[^A-Za-z0-9]+$" (trunc (int (first .)) (last .)) "" -}}
 {{- end -}}
 
 {{/*
@@ -139,11 +138,9 @@ The file that the proxy will read, as JSON: the user's settings, and those that 
 {{- $_ := set $admin "quit_endpoint" true -}}
 {{- end -}}
 {{- $_ := set $config "admin" $admin -}}
-{{- range $listener := $config.listeners -}}
-{{- range $one := (kindIs "slice" $listener.address | ternary $listener.address (list ($listener.address | default "localhost:8080"))) -}}
+{{- range $one := include "sf-token-proxy.addresses" (dict "values" $v "config" $config) | fromJsonArray -}}
 {{- if hasSuffix (printf ":%d" (int $v.adminPort)) $one -}}
-{{- fail (printf "sfTokenProxy.config.listeners: %q is the port of sfTokenProxy.adminPort" $one) -}}
-{{- end -}}
+{{- fail (printf "sfTokenProxy.config.listeners: %q is the port of sfTokenProxy.adminPort%s" $one (empty $config.listeners | ternary ", and of the listener that is there when none is written; choose another for one of them" "")) -}}
 {{- end -}}
 {{- end -}}
 {{- if $v.caBundle.configMap -}}
@@ -166,6 +163,25 @@ The file that the proxy will read, as JSON: the user's settings, and those that 
 {{- end -}}
 {{- end -}}
 {{- $config | toJson -}}
+{{- end -}}
+
+{{/*
+Where apps call, as a JSON list, the first listener's first. Without listeners there is one on localhost:8080; SFPROXY_LISTEN is the first one's, whatever the file says.
+*/}}
+{{- define "sf-token-proxy.addresses" -}}
+{{- $found := list -}}
+{{- range $i, $listener := .config.listeners | default (list dict) -}}
+{{- $address := $listener.address | default "localhost:8080" -}}
+{{- if eq $i 0 -}}
+{{- range $env := $.values.extraEnv -}}
+{{- if and (eq $env.name "SFPROXY_LISTEN") $env.value -}}
+{{- $address = splitList "," (nospace $env.value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $found = concat $found (kindIs "slice" $address | ternary $address (list $address)) -}}
+{{- end -}}
+{{- $found | toJson -}}
 {{- end -}}
 
 {{/* As JSON, without entries that are null: by null a default of the values is taken back, and not every Helm takes it out then. Of a map, or of a list. */}}
@@ -242,20 +258,30 @@ Of the configuration only what these templates look at themselves; the program c
 {{- end -}}
 
 {{/*
-A ConfigMap and the release's own Secret are no places for secrets: each has to be a reference. The message has the place, never the value.
-The names are also those of grants (refresh_token, password): a map is gone into, unless it is {file: …} or {env: …}.
+A ConfigMap and the release's own Secret are no places for secrets: each has to be a reference, file:/PATH, env:NAME, {file: /PATH} or {env: NAME}, on one line. The
+message has the place, never the value. Two of the names are those of grants as well, which are maps below grant and are gone into.
 */}}
 {{- define "sf-token-proxy.refuseInlineSecrets" -}}
 {{- $at := .at -}}
 {{- $secrets := list "client_secret" "private_key" "password" "security_token" "refresh_token" "access_token" "subject_token" "key" "previous_key" -}}
 {{- if kindIs "map" .value -}}
 {{- range $key, $value := .value -}}
-{{- if and (has $key $secrets) (not (kindIs "map" $value)) -}}
-{{- if not (and (kindIs "string" $value) (regexMatch "^(file|env):" $value)) -}}
-{{- fail (printf "%s.%s: a secret does not belong into the values; put it into a Secret and write where it is: file:/var/run/secrets/sf-token-proxy/NAME" $at $key) -}}
+{{- $here := printf "%s.%s" $at $key -}}
+{{- $isGrant := and (hasSuffix ".grant" $at) (has $key (list "password" "refresh_token")) (kindIs "map" $value) -}}
+{{- if and (has $key $secrets) (not $isGrant) -}}
+{{- $reference := $value -}}
+{{- if kindIs "map" $value -}}
+{{- range $kind := list "file" "env" -}}
+{{- if and (eq (keys $value | join ",") $kind) (kindIs "string" (index $value $kind)) -}}
+{{- $reference = printf "%s:%s" $kind (index $value $kind) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if not (and (kindIs "string" $reference) (regexMatch "^(file: */.+|env: *[A-Za-z_][A-Za-z0-9_]* *)$" $reference)) -}}
+{{- fail (printf "%s: a secret does not belong into the values; put it into a Secret and write where it is: file:/var/run/secrets/sf-token-proxy/NAME" $here) -}}
 {{- end -}}
 {{- else -}}
-{{- include "sf-token-proxy.refuseInlineSecrets" (dict "at" (printf "%s.%s" $at $key) "value" $value) -}}
+{{- include "sf-token-proxy.refuseInlineSecrets" (dict "at" $here "value" $value) -}}
 {{- end -}}
 {{- end -}}
 {{- else if kindIs "slice" .value -}}
@@ -360,43 +386,12 @@ can be mounted there. /var/run is /run in the image, as nearly everywhere.
 {{- $folder -}}
 {{- end -}}
 
-{{/* The version of the program that these templates are for; the default tag. */}}
-{{- define "sf-token-proxy.appVersion" -}}0.1.0{{- end -}}
-
-{{/* REGISTRY/REPOSITORY:TAG, or …@DIGEST. Takes the image's values. */}}
-{{- define "sf-token-proxy.image" -}}
-{{- $name := .repository -}}
-{{- if .registry -}}
-{{- $name = printf "%s/%s" .registry .repository -}}
-{{- end -}}
-{{- if .digest -}}
-{{- printf "%s@%s" $name .digest -}}
-{{- else -}}
-{{- printf "%s:%s" $name (.tag | default (include "sf-token-proxy.appVersion" .)) -}}
-{{- end -}}
-{{- end -}}
-
-{{/* Of the objects that the library makes. Takes what sf-token-proxy.scope takes. */}}
-{{- define "sf-token-proxy.labels" -}}
-{{- $scope := include "sf-token-proxy.scope" . | fromJson -}}
-{{- $root := . -}}
-{{- if hasKey . "root" -}}{{- $root = .root -}}{{- end -}}
-{{- $labels := dict
-      "app.kubernetes.io/name" "sf-token-proxy"
-      "app.kubernetes.io/instance" $root.Release.Name
-      "app.kubernetes.io/version" (include "sf-token-proxy.appVersion" .)
-      "app.kubernetes.io/component" "sidecar"
-      "app.kubernetes.io/part-of" $root.Chart.Name
-      "app.kubernetes.io/managed-by" $root.Release.Service
-      "helm.sh/chart" (include "sf-token-proxy.cut" (list 63 (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_"))) -}}
-{{- merge $labels ($scope.values.commonLabels | default dict) | toYaml -}}
-{{- end -}}
-
-{{/* Where the app finds the org: http://localhost:PORT of the first listener. */}}
+{{/*
+Where the app finds the org: http://localhost:PORT of the first listener. Of a file in existingConfigMap nothing is known: http://localhost:8080.
+*/}}
 {{- define "sf-token-proxy.url" -}}
 {{- $scope := include "sf-token-proxy.scope" . | fromJson -}}
 {{- $first := first ($scope.config.listeners | default (list dict)) -}}
-{{- $address := $first.address | default "localhost:8080" -}}
-{{- if kindIs "slice" $address -}}{{- $address = first $address -}}{{- end -}}
+{{- $address := include "sf-token-proxy.addresses" $scope | fromJsonArray | first -}}
 {{- printf "%s://localhost:%s" (hasKey $first "tls" | ternary "https" "http") (regexFind "[0-9]+$" $address) -}}
 {{- end -}}

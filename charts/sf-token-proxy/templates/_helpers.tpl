@@ -1,9 +1,9 @@
 {{- define "sf-token-proxy.chart.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- include "sf-token-proxy.cut" (list 50 .Values.fullnameOverride) -}}
+{{- include "sf-token-proxy.fit" (list 50 .Values.fullnameOverride) -}}
 {{- else -}}
 {{- $name := .Values.nameOverride | default .Chart.Name -}}
-{{- include "sf-token-proxy.cut" (list 50 (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name))) -}}
+{{- include "sf-token-proxy.fit" (list 50 (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name))) -}}
 {{- end -}}
 {{- end -}}
 

@@ -14,12 +14,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body::Body;
 use hyper::{
     body::Incoming,
@@ -27,11 +27,15 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use super::Handler;
+use super::{Answer, Handler};
 use crate::shutdown::Stop;
 
 /// A connection, with TLS on the right. Boxed there: most listeners speak plain http, and hold no room for it.
@@ -47,6 +51,10 @@ const H2_HEADERS: u32 = 64 * 1024;
 const H2_PING: Duration = Duration::from_secs(30);
 /// For a connection that never had a call, to say goodbye; and for the rest of its first call's head.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// For a body that nobody wants: in all, between two pieces, and to the first.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_IDLE: Duration = Duration::from_secs(2);
+const LINGER_FIRST: Duration = Duration::from_millis(200);
 
 pub(super) enum Protocol {
     Http1,
@@ -106,32 +114,37 @@ impl Speaker {
     }
 
     /// HTTP/1.1 to the connection's end.
-    pub(super) fn http1<B>(&self, io: Io, handler: Handler<B>, stop: &Stop) -> impl Future<Output = ()>
+    pub(super) async fn http1<B>(&self, io: Io, handler: Handler<B>, stop: &Stop)
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let leave = stop.leave.clone();
-        let calls = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&calls);
-        let service = service_fn(move |request| {
-            // Cheaper than counting: whether there was one is all that is asked.
-            counted.store(1, Ordering::Relaxed);
-            let leaving = leave.is_cancelled();
-            let answer = handler(request);
-            async move {
-                let mut response = answer.await;
-                if leaving {
-                    // The caller goes elsewhere before the drain closes idle connections, perhaps under its next call. HTTP/2
-                    // needs no such warning: its goodbye, sent by the drain, loses no call.
-                    let last = HeaderValue::from_static("close");
-                    response.headers_mut().insert(header::CONNECTION, last);
-                }
-                Ok::<_, Infallible>(response)
+        let last = Arc::new(AtomicU64::new(NO_CALL));
+        let noted = Arc::clone(&last);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let kind = if request.body().is_end_stream() {
+                BARE_CALL
+            } else {
+                CALL_WITH_BODY
+            };
+            noted.store(kind, Ordering::Relaxed);
+            Answering {
+                leaving: leave.is_cancelled(),
+                answer: handler(request),
             }
         });
-        let connection = self.http1.serve_connection(TokioIo::new(io), service);
-        drive(connection, |connection| connection.graceful_shutdown(), stop, calls)
+        let mut connection = self.http1.serve_connection(TokioIo::new(io), service);
+        let mut calls = pin!(poll_fn(|cx| connection.poll_without_shutdown(cx)));
+        if until_drain(calls.as_mut(), stop).await.is_pending() {
+            Pin::new(&mut connection).graceful_shutdown();
+            // Boxed, as what follows: while a connection lives, it holds no room for its end.
+            let calls = poll_fn(|cx| connection.poll_without_shutdown(cx));
+            Box::pin(end(pin!(calls), stop, &last)).await;
+        }
+        let unread = last.load(Ordering::Relaxed) == CALL_WITH_BODY;
+        let io = connection.into_parts().io.into_inner();
+        Box::pin(close(io, unread, stop)).await;
     }
 
     /// HTTP/2 to the connection's end.
@@ -159,19 +172,56 @@ impl Speaker {
     }
 }
 
-/// Polls a connection to its end. On drain it ends after the call in flight; on force at once. Its own errors (reset, bad
-/// request line) concern its caller alone, who has been told.
-async fn drive<C: Future>(connection: C, goodbye: impl FnOnce(Pin<&mut C>), stop: &Stop, calls: Arc<AtomicU64>) {
-    let mut connection = pin!(connection);
-    if until_drain(connection.as_mut(), stop).await.is_ready() {
-        return;
-    }
-    goodbye(connection.as_mut());
-    // Boxed: while a connection lives, it holds no room for its end.
-    Box::pin(end(connection, stop, &calls)).await;
+/// What the last call on a connection of HTTP/1.1 was.
+const NO_CALL: u64 = 0;
+const BARE_CALL: u64 = 1;
+const CALL_WITH_BODY: u64 = 2;
+
+/// The answer to one call; while leaving, the connection's last.
+struct Answering<B> {
+    answer: Answer<B>,
+    leaving: bool,
 }
 
-/// As [`drive`]; and a connection on which no call began for `idle_timeout` takes no more (hyper has a timer for HTTP/1.1
+impl<B> Future for Answering<B> {
+    type Output = Result<Response<B>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut response = ready!(self.answer.as_mut().poll(cx));
+        if self.leaving {
+            // The caller goes elsewhere before the drain closes idle connections, perhaps under its next call. HTTP/2
+            // needs no such warning: its goodbye, sent by the drain, loses no call.
+            let last = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, last);
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+/// Closes a connection; on force at once. A caller that is still sending a body when its answer is there (a refusal, the org's early
+/// 401) would find the connection reset under it, and the answer lost: what it sends is read and thrown away for a while, as nginx
+/// does.
+async fn close(mut io: Io, unread: bool, stop: &Stop) {
+    let closing = async {
+        if io.shutdown().await.is_err() || !unread {
+            return;
+        }
+        let mut waste = vec![0; 16 * 1024];
+        // Who has nothing on its way reads the end, and closes. Idle connections are not held for who does not.
+        let mut patience = LINGER_FIRST;
+        while let Ok(Ok(1..)) = timeout(patience, io.read(&mut waste)).await {
+            patience = LINGER_IDLE;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stop.force.cancelled() => {}
+        _ = timeout(LINGER, closing) => {}
+    }
+}
+
+/// Polls a connection to its end. On drain it ends after the calls in flight; on force at once. Its own errors (reset, bad
+/// request line) concern its caller alone, who has been told. And a connection on which no call began for `idle_timeout` takes no more (hyper has a timer for HTTP/1.1
 /// alone). Calls in flight finish; without any there is nothing to wait for.
 async fn drive_until_idle<C: Future>(
     connection: C,

@@ -4,7 +4,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    support::{RawOrg, Running, Script, call, connect},
+    support::{RawOrg, Running, Script, call, connect, read_reply},
     tls::soon,
 };
 
@@ -169,4 +169,25 @@ async fn a_token_that_ends_after_the_year_9999_is_told_all_the_same() {
     let status = app.status().await;
     assert_eq!(status["orgs"]["main"]["expiry"], "assumed", "{status}");
     app.stop().await;
+}
+
+/// Most clients send all of a body before they read; to a reset they have no answer.
+#[tokio::test]
+async fn an_answer_before_the_end_of_an_upload_is_not_lost() {
+    const LENGTH: usize = 32 << 20;
+    let org = RawOrg::start(|_| Script::ok()).await;
+    let app = Running::start(&org.url(), |_| {}).await;
+    let head = format!("POST /secur/frontdoor.jsp HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LENGTH}\r\n\r\n");
+    let mut stream = connect(app.proxy).await;
+    stream.write_all(head.as_bytes()).await.unwrap();
+    soon(stream.write_all(&vec![b'x'; LENGTH])).await.unwrap();
+    let mut answer = String::new();
+    soon(stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+
+    // Nor is anybody waited for who sends nothing more, and stays.
+    let mut stays = connect(app.proxy).await;
+    stays.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(soon(read_reply(&mut stays, false)).await.unwrap().status, 403);
+    soon(app.stop()).await;
 }

@@ -143,24 +143,24 @@ impl Locked {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "store {}: damaged ({what}); move the file away and run sf-token-proxy login",
+        "store {}: damaged ({what}); move the file away; if the grant has a refresh token, run sf-token-proxy login then",
         .file.display()
     )]
     Damaged { file: PathBuf, what: &'static str },
     #[error(
-        "store {}: written for another org, client or user, or damaged; move the file away and run sf-token-proxy login",
+        "store {}: written for another org, client or user, or damaged; move the file away; if the grant has a refresh token, run sf-token-proxy login then",
         .file.display()
     )]
     Foreign { file: PathBuf },
     #[error(
         "store {}: sealed with another key; set store.file.key or store.file.previous_key to the one it was sealed with, \
-         or move the file away and run sf-token-proxy login",
+         or move the file away; if the grant has a refresh token, run sf-token-proxy login then",
         .file.display()
     )]
     OtherKey { file: PathBuf },
     #[error(
         "store {}: written by a newer sf-token-proxy (format {found}, this one reads {}); run that version, or move the \
-         file away and run sf-token-proxy login",
+         file away; if the grant has a refresh token, run sf-token-proxy login then",
         .file.display(), seal::FORMAT
     )]
     NewerVersion { file: PathBuf, found: u64 },

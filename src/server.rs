@@ -1,7 +1,7 @@
 //! How connections are accepted and limited; the proxy's listeners and the admin port alike.
 //!
 //! `server/speak.rs` says what is spoken on one: HTTP/1.1, and HTTP/2 by prior knowledge; `server/https.rs` how TLS is begun, with
-//! HTTP/2 by ALPN.
+//! HTTP/2 by ALPN; `server/linger.rs` how a connection is closed on which a body is still coming.
 //!
 //! Owns: a tracked task per connection, each with a permit. Invariants: at most `max_connections` at one time (more wait
 //! in the kernel's queue, and the first of each address here); on drain nothing new is accepted.
@@ -31,6 +31,7 @@ use self::speak::{Protocol, Speaker};
 use crate::shutdown::Stop;
 
 mod https;
+mod linger;
 mod speak;
 
 pub use self::https::Tls;
@@ -217,7 +218,7 @@ async fn accept_all<C>(
     listener: TcpListener,
     permits: Arc<Semaphore>,
     stop: Stop,
-    start: impl Fn(TcpStream, OwnedSemaphorePermit) -> C,
+    start: impl Fn(TcpStream, Option<OwnedSemaphorePermit>) -> C,
 ) -> io::Result<()>
 where
     C: Future<Output = ()> + Send + 'static,
@@ -254,17 +255,16 @@ where
             () = stop.retire.cancelled() => break Ok(()),
         };
         if let Some(stream) = waiting.take() {
-            connections.spawn(start(stream, permit));
+            connections.spawn(start(stream, Some(permit)));
         }
     };
     drop(listener);
-    // Who was accepted is served though the address goes, but not when all ends.
-    if let Some(stream) = waiting {
-        tokio::select! {
-            biased;
-            () = stop.drain.cancelled() => {}
-            permit = permit(&permits) => drop(connections.spawn(start(stream, permit))),
-        }
+    // Who was accepted is served though the address goes or its limits change, but not when all ends. Whom it waited for may stay for hours;
+    // it counts for nobody.
+    if let Some(stream) = waiting
+        && !stop.drain.is_cancelled()
+    {
+        connections.spawn(start(stream, None));
     }
     connections.close();
     connections.wait().await;

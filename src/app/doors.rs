@@ -204,7 +204,7 @@ async fn serve(listener: TcpListener, door: Shifting, limits: Limits, tls: Optio
     let handler = move |caller: &Caller| -> Handler<_> {
         let (door, refused) = (Arc::clone(&door), caller.without_tls);
         Box::new(move |request| match refused {
-            false => Box::pin(now(&door).handle(request)),
+            false => now(&door).handle(request),
             true => Box::pin(ready(now(&door).refuse_plain(&request))),
         })
     };

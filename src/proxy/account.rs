@@ -116,12 +116,16 @@ impl Account {
     /// A 401 to `HEAD` does not tell which it is (SF §4.1), nor does one that cannot be read or gRPC's status alone; and a token in JWT format is none to SOAP and Bulk API 1.0 however
     /// alive it is (SF §3.6, §10); one that the org takes elsewhere is not withdrawn for it.
     pub async fn only_this_resource(&self, upstream: &Upstream, refused: &Token, reason: &str) -> bool {
-        let tells_little = match reason {
-            UNAUTHORIZED_HEAD | UNAUTHORIZED_UNREAD | RPC_UNAUTHENTICATED => true,
-            SOAP_INVALID_SESSION | BULK_INVALID_SESSION => refused.is_jwt(),
+        match reason {
+            // Only who is told that it is dead has a dead token. Where there is nobody to ask, the refusal counts.
+            UNAUTHORIZED_HEAD | UNAUTHORIZED_UNREAD | RPC_UNAUTHENTICATED if self.prober.is_some() => {
+                self.ask(upstream, refused).await != Finding::Dead
+            }
+            SOAP_INVALID_SESSION | BULK_INVALID_SESSION if refused.is_jwt() => {
+                self.ask(upstream, refused).await == Finding::Alive
+            }
             _ => false,
-        };
-        tells_little && self.ask(upstream, refused).await == Finding::Alive
+        }
     }
 
     /// An answer said that this token is dead, and was passed on. It is withdrawn if the org says so too.

@@ -9,9 +9,10 @@
 //! Cancel safety: a caller that goes away drops its future; the login it may have waited for goes on.
 
 use std::{
+    future::ready,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{self, Context, Poll},
     time::Duration,
 };
 
@@ -28,7 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     account::{Account, Next},
     body::{Store, Upload},
-    cached::{self, Found},
+    cached::{self, Found, Lookup},
     error::{CallError, not_repeated_status},
     guard::{Refusal, Rules},
     headers,
@@ -100,6 +101,9 @@ struct Call {
     handshake: bool,
 }
 
+/// An answer on its way.
+type Answering = Pin<Box<dyn Future<Output = Response<OutgoingBody>> + Send>>;
+
 /// The org's answer or one of our own.
 enum Reply {
     Org(Response<Box<InBody>>),
@@ -109,19 +113,15 @@ enum Reply {
 impl Door {
     /// Answers one call; every failure is an answer. What needs no waiting is done before the future is made, so that it
     /// holds as little as possible: its size is paid for with each call.
-    pub fn handle(
-        self: &Arc<Self>,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Response<OutgoingBody>> + use<> {
+    pub fn handle(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
+        let mut record = Record::start(&self.proxy.calls, request.method());
+        let mut call = match self.prepare(request, &mut record) {
+            Ok(call) => call,
+            Err(error) => return Box::pin(ready(OutgoingBody::error(&error, record))),
+        };
         let door = Arc::clone(self);
-        let mut record = Record::start(&door.proxy.calls, request.method());
-        let call = door.prepare(request, &mut record);
-        async move {
-            let answered = match call {
-                Ok(mut call) => door.answer(&mut call, &mut record).await,
-                Err(error) => Err(error),
-            };
-            match answered {
+        Box::pin(async move {
+            match door.answer(&mut call, &mut record).await {
                 Ok(Reply::Org(response)) => {
                     record.answered(response.status());
                     let of_rpc = match record.is_rpc() {
@@ -135,15 +135,9 @@ impl Door {
                     record.answered(response.status());
                     response.map(|body| OutgoingBody::own(body, record, Outcome::Ok))
                 }
-                Err(error) => {
-                    let response = error.response(record.family());
-                    tracing::debug!(error = %error, status = response.status().as_u16(), "answered ourselves");
-                    record.answered(response.status());
-                    let outcome = error.outcome();
-                    response.map(|body| OutgoingBody::own(body, record, outcome))
-                }
+                Err(error) => OutgoingBody::error(&error, record),
             }
-        }
+        })
     }
 
     /// Answers a call that came without TLS where the listener speaks https; the connection ends with it.
@@ -262,32 +256,63 @@ impl Door {
             },
             None => None,
         };
-        let (mut answer, mut token) = proxy.call(call, record).await?;
-        if let Some(lookup) = &lookup
-            && lookup.is_of_another(&call.account, &call.head, &token, answer.response.status())
-        {
-            lookup.withdraw_conditions(&mut call.head);
-            answer.response.into_body().abandon();
-            (answer, token) = Box::pin(proxy.call(call, record)).await?;
+        // In a block: what lives in it has no room in this future while the rest is awaited.
+        let rest = {
+            let (answer, token) = proxy.call(call, record).await?;
+            let status = answer.response.status();
+            let of_another = lookup
+                .as_ref()
+                .is_some_and(|lookup| lookup.is_of_another(&call.account, &call.head, &token, status));
+            let refused_identity = call.head.surface == Surface::Identity && status == StatusCode::FORBIDDEN;
+            if !of_another && !refused_identity {
+                return Ok(self.pass_on(call, answer, &token, lookup));
+            }
+            Box::pin(self.pass_on_another(call, (answer, token), of_another, lookup, record))
+        };
+        rest.await
+    }
+
+    /// Another answer than the first: the cache had asked for somebody else; or an identity service refuses a token that lives and may
+    /// not ask it, and what it would have said is known.
+    async fn pass_on_another(
+        &self,
+        call: &mut Call,
+        (mut answer, mut token): (Answer, Arc<Token>),
+        of_another: bool,
+        lookup: Option<Box<Lookup>>,
+        record: &mut Record,
+    ) -> Result<Reply, CallError> {
+        if of_another {
+            if let Some(lookup) = &lookup {
+                lookup.withdraw_conditions(&mut call.head);
+            }
+            answer.abandon();
+            (answer, token) = self.proxy.call(call, record).await?;
         }
-        let call = &*call;
-        // The answer passes: there is no repeat any more.
-        call.upload.settle();
-        let mut response = answer.response;
+        let response = &answer.response;
         if call.head.surface == Surface::Identity
             && response.status() == StatusCode::FORBIDDEN
             && may_not_ask_identity(response.headers(), &response.body().looked_at())
             && let Some(own) = self.userinfo(call, &token)
-            && waiting(record, Box::pin(call.account.is_alive(&proxy.upstream, &token))).await
+            && waiting(record, call.account.is_alive(&self.proxy.upstream, &token)).await
         {
             return Ok(Reply::Own(own));
         }
-        proxy.watch(call, &token, &mut response);
+        Ok(self.pass_on(call, answer, &token, lookup))
+    }
+
+    /// The org's answer as the caller gets it.
+    fn pass_on(&self, call: &Call, answer: Answer, token: &Arc<Token>, lookup: Option<Box<Lookup>>) -> Reply {
+        // The answer passes: there is no repeat any more.
+        call.upload.settle();
+        let proxy = &*self.proxy;
+        let mut response = answer.response;
+        proxy.watch(call, token, &mut response);
         proxy.calls.see_limits(response.headers());
         if let Some(lookup) = lookup
-            && let Some(kept) = lookup.settle(&call.account, &call.head, &token, &mut response, self.plain)
+            && let Some(kept) = lookup.settle(&call.account, &call.head, token, &mut response, self.plain)
         {
-            return Ok(Reply::Own(kept));
+            return Reply::Own(kept);
         }
         let instance = token.instance_for(call.head.target.path());
         let headers = response.headers_mut();
@@ -304,7 +329,7 @@ impl Door {
         {
             headers.insert(header::LOCATION, location);
         }
-        Ok(Reply::Org(response))
+        Reply::Org(response)
     }
 
     /// Whether the cache has the answer; or what to do with the org's. Only whoever could call gets what is kept.
@@ -467,45 +492,30 @@ impl Proxy {
     async fn send(&self, call: &Call, token: &Token, record: &mut Record) -> Result<(Answer, Verdict), CallError> {
         // Not through `waiting`: as an argument the future would be held twice.
         let started = Instant::now();
-        let sent = self.upstream.send(token, &call.head, &call.upload).await;
-        record.waited(started.elapsed());
-        let mut answer = match sent {
-            Ok(answer) => answer,
-            // When the caller's side failed, that is the reason, not the connection that it broke.
-            Err(error) => {
-                return Err(call.upload.failure().map_or(error.into(), CallError::Upload));
+        // In a block: what lives in it has no room in this future while the rest is awaited.
+        let judging = {
+            let sent = self.upstream.send(token, &call.head, &call.upload).await;
+            record.waited(started.elapsed());
+            let answer = match sent {
+                Ok(answer) => answer,
+                // When the caller's side failed, that is the reason, not the connection that it broke.
+                Err(error) => {
+                    return Err(call.upload.failure().map_or(error.into(), CallError::Upload));
+                }
+            };
+            if answer.reconnected {
+                self.calls.repeated(call.head.surface, Repeat::Reconnected);
             }
-        };
-        if answer.reconnected {
-            self.calls.repeated(call.head.surface, Repeat::Reconnected);
-        }
-        let surface = call.head.surface;
-        let response = &answer.response;
-        let (status, at_sight) = (
-            response.status(),
-            at_sight(surface, response.status(), response.headers()),
-        );
-        if let Some(verdict) = at_sight
-            && !(verdict == Verdict::Pass && status == StatusCode::OK && call.says_more_at_once())
-        {
-            return Ok((answer, verdict));
-        }
-        let body = answer.response.body_mut();
-        if surface == Surface::PubSub {
-            let trailers = waiting(record, Box::pin(body.look_for_trailers(INSPECT_PATIENCE))).await;
-            // Who is not let in gets no message.
-            if answer.response.body().has_begun() {
-                call.account.tokens.worked(token.generation);
+            let (status, headers) = (answer.response.status(), answer.response.headers());
+            if let Some(verdict) = at_sight(call.head.surface, status, headers)
+                && !(verdict == Verdict::Pass && status == StatusCode::OK && call.says_more_at_once())
+            {
+                return Ok((answer, verdict));
             }
-            return Ok((answer, trailers.map_or(Verdict::Pass, |trailers| rpc_status(&trailers))));
-        }
-        let seen = waiting(record, Box::pin(body.look_ahead(INSPECT_BYTES, INSPECT_PATIENCE))).await;
-        let headers = answer.response.headers();
-        let verdict = match status {
-            StatusCode::OK if call.handshake => bayeux(headers, &seen),
-            _ => verdict(surface, &call.head.method, status, headers, &seen),
+            // Boxed: few answers are judged by what follows their head.
+            Box::pin(judged(call, token, answer, record))
         };
-        Ok((answer, verdict))
+        judging.await
     }
 
     /// The org refused `refused`: renews and repeats, or passes its answer on.
@@ -552,7 +562,7 @@ impl Proxy {
                 Some(Ok(next)) => next,
                 Some(Err(error)) => {
                     self.calls.repeated(call.head.surface, Repeat::NoToken);
-                    answer.response.into_body().abandon();
+                    answer.abandon();
                     return Err(error.into());
                 }
                 None => {
@@ -562,7 +572,7 @@ impl Proxy {
                 }
             };
             // The refusal is not passed on. Its connection is free for the repeat, or ended if it still has an upload.
-            answer.response.into_body().abandon();
+            answer.abandon();
             let (repeated, verdict) = self.send(call, &next, record).await?;
             answer = repeated;
             refused = next;
@@ -597,6 +607,31 @@ impl Call {
             _ => false,
         }
     }
+}
+
+/// Judges an answer by what follows its head.
+async fn judged(
+    call: &Call,
+    token: &Token,
+    mut answer: Answer,
+    record: &mut Record,
+) -> Result<(Answer, Verdict), CallError> {
+    let body = answer.response.body_mut();
+    if call.head.surface == Surface::PubSub {
+        let trailers = waiting(record, body.look_for_trailers(INSPECT_PATIENCE)).await;
+        // Who is not let in gets no message.
+        if answer.response.body().has_begun() {
+            call.account.tokens.worked(token.generation);
+        }
+        return Ok((answer, trailers.map_or(Verdict::Pass, |trailers| rpc_status(&trailers))));
+    }
+    let seen = waiting(record, body.look_ahead(INSPECT_BYTES, INSPECT_PATIENCE)).await;
+    let (status, headers) = (answer.response.status(), answer.response.headers());
+    let verdict = match status {
+        StatusCode::OK if call.handshake => bayeux(headers, &seen),
+        _ => verdict(call.head.surface, &call.head.method, status, headers, &seen),
+    };
+    Ok((answer, verdict))
 }
 
 /// Whether an answer with this status shows that the org took the token. A 404 does not: it may come before the token is
@@ -639,6 +674,13 @@ enum Kind {
 }
 
 impl OutgoingBody {
+    fn error(error: &CallError, mut record: Record) -> Response<Self> {
+        let response = error.response(record.family());
+        tracing::debug!(error = %error, status = response.status().as_u16(), "answered ourselves");
+        record.answered(response.status());
+        response.map(|body| Self::own(body, record, error.outcome()))
+    }
+
     fn org(body: Box<InBody>, record: Record, outcome: Outcome) -> Self {
         Self {
             kind: Kind::Org(body),
@@ -663,7 +705,7 @@ impl Body for OutgoingBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InBodyError>>> {
         let this = &mut *self;
         let frame = match &mut this.kind {
-            Kind::Org(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Kind::Org(body) => task::ready!(Pin::new(body).poll_frame(cx)),
             Kind::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
         };
         match &frame {

@@ -61,9 +61,16 @@ pub fn strip_request(headers: &mut HeaderMap) {
 /// Whether the body comes in chunks and nothing else, or with its length. Of other codings, hyper would take off the chunks and
 /// leave the rest as the body.
 pub fn is_plainly_transferred(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let plain = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-    codings.next().is_none_or(plain) && codings.next().is_none()
+    let lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let codings = lines
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii);
+    // RFC 2616 knew `identity`.
+    let mut codings = codings.filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"));
+    codings
+        .next()
+        .is_none_or(|coding| coding.eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
 }
 
 /// The same for what follows a body: some servers take headers from there.

@@ -156,6 +156,13 @@ pub struct Answer {
     pub reconnected: bool,
 }
 
+impl Answer {
+    /// It is not passed on.
+    pub(super) fn abandon(self) {
+        self.response.into_body().abandon();
+    }
+}
+
 /// A connection, or a place on one, for one call.
 pub(super) enum Lease {
     Http1(pool::Lease),
@@ -264,8 +271,9 @@ impl Upstream {
             let sent = match &mut lease {
                 Lease::Http1(lease) => {
                     let request = head.request(token, instance, upload);
-                    let sent = pin!(lease.sender().try_send_request(request));
-                    self.answer_in_time(sent, upload, instance).await?
+                    // Boxed, as below: with it, the future of a call would be too large for the allocator's quick ways.
+                    let sent = Box::pin(lease.sender().try_send_request(request));
+                    self.answer_in_time(pin!(sent), upload, instance).await?
                 }
                 Lease::Http2(lease) => {
                     let request = head.request_http2(token, instance, upload);
@@ -279,6 +287,12 @@ impl Upstream {
                     return Err(UpstreamError::Unusable {
                         host: instance.authority.to_string(),
                         cause: "it switches protocols (101), which nobody asked for".into(),
+                    });
+                }
+                Ok(response) if !headers::is_plainly_transferred(response.headers()) => {
+                    return Err(UpstreamError::Unusable {
+                        host: instance.authority.to_string(),
+                        cause: "its Transfer-Encoding is not chunked alone, which nobody asked for".into(),
                     });
                 }
                 Ok(response) => {

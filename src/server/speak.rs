@@ -27,15 +27,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use super::{Answer, Handler};
+use super::{Answer, Handler, linger::Lingering};
 use crate::shutdown::Stop;
 
 /// A connection, with TLS on the right. Boxed there: most listeners speak plain http, and hold no room for it.
@@ -51,10 +47,6 @@ const H2_HEADERS: u32 = 64 * 1024;
 const H2_PING: Duration = Duration::from_secs(30);
 /// For a connection that never had a call, to say goodbye; and for the rest of its first call's head.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// For a body that nobody wants: in all, between two pieces, and to the first.
-const LINGER: Duration = Duration::from_secs(30);
-const LINGER_IDLE: Duration = Duration::from_secs(2);
-const LINGER_FIRST: Duration = Duration::from_millis(200);
 
 pub(super) enum Protocol {
     Http1,
@@ -134,17 +126,14 @@ impl Speaker {
                 answer: handler(request),
             }
         });
-        let mut connection = self.http1.serve_connection(TokioIo::new(io), service);
-        let mut calls = pin!(poll_fn(|cx| connection.poll_without_shutdown(cx)));
-        if until_drain(calls.as_mut(), stop).await.is_pending() {
-            Pin::new(&mut connection).graceful_shutdown();
-            // Boxed, as what follows: while a connection lives, it holds no room for its end.
-            let calls = poll_fn(|cx| connection.poll_without_shutdown(cx));
-            Box::pin(end(pin!(calls), stop, &last)).await;
+        let io = Lingering::new(io, Arc::clone(&last), CALL_WITH_BODY);
+        let connection = self.http1.serve_connection(TokioIo::new(io), service);
+        let mut connection = pin!(connection);
+        if until_drain(connection.as_mut(), stop).await.is_pending() {
+            connection.as_mut().graceful_shutdown();
+            // Boxed: while a connection lives, it holds no room for its end.
+            Box::pin(end(connection, stop, &last)).await;
         }
-        let unread = last.load(Ordering::Relaxed) == CALL_WITH_BODY;
-        let io = connection.into_parts().io.into_inner();
-        Box::pin(close(io, unread, stop)).await;
     }
 
     /// HTTP/2 to the connection's end.
@@ -195,28 +184,6 @@ impl<B> Future for Answering<B> {
             response.headers_mut().insert(header::CONNECTION, last);
         }
         Poll::Ready(Ok(response))
-    }
-}
-
-/// Closes a connection; on force at once. A caller that is still sending a body when its answer is there (a refusal, the org's early
-/// 401) would find the connection reset under it, and the answer lost: what it sends is read and thrown away for a while, as nginx
-/// does.
-async fn close(mut io: Io, unread: bool, stop: &Stop) {
-    let closing = async {
-        if io.shutdown().await.is_err() || !unread {
-            return;
-        }
-        let mut waste = vec![0; 16 * 1024];
-        // Who has nothing on its way reads the end, and closes. Idle connections are not held for who does not.
-        let mut patience = LINGER_FIRST;
-        while let Ok(Ok(1..)) = timeout(patience, io.read(&mut waste)).await {
-            patience = LINGER_IDLE;
-        }
-    };
-    tokio::select! {
-        biased;
-        () = stop.force.cancelled() => {}
-        _ = timeout(LINGER, closing) => {}
     }
 }
 

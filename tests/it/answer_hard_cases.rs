@@ -43,7 +43,7 @@ async fn a_trace_would_send_the_token_back() {
 async fn codings_below_the_chunks_are_refused_and_chunks_are_not() {
     let org = RawOrg::start(|_| Script::ok()).await;
     let app = Running::start(&org.url(), |_| {}).await;
-    for (codings, status) in [("gzip, chunked", 501), ("Chunked", 200)] {
+    for (codings, status) in [("gzip, chunked", 501), ("Chunked", 200), (", identity, chunked", 200)] {
         let mut stream = connect(app.proxy).await;
         let post = format!(
             "POST /services/data/v60.0/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: {codings}\r\n\r\n2\r\nab\r\n0\r\n\r\n"
@@ -57,7 +57,7 @@ async fn codings_below_the_chunks_are_refused_and_chunks_are_not() {
         );
         assert_eq!(answer.contains("SFPROXY_TRANSFER_CODING"), status == 501, "{answer}");
     }
-    assert_eq!(org.seen().len(), 1);
+    assert_eq!(org.seen().len(), 2);
     app.stop().await;
 }
 
@@ -79,12 +79,18 @@ async fn what_is_no_answer_to_the_call_is_not_passed_on() {
     let many = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{many}\r\n{{}}");
     let org = RawOrg::start(move |request| match request.target() {
         "/services/data/v60.0/switch" => says("HTTP/1.1 101 Switching Protocols\nConnection: upgrade\nUpgrade: x\n\n"),
+        "/services/data/v60.0/coded" => says("HTTP/1.1 200 OK\nTransfer-Encoding: gzip, chunked\n\n1\nx\n0\n\n"),
         "/services/data/v60.0/many" => Script::Say(many.clone().into_bytes()),
         _ => says("SSH-2.0-OpenSSH_9.2\n"),
     })
     .await;
     let app = Running::start(&org.url(), |_| {}).await;
-    for (path, why) in [("switch", "101"), ("many", "100 header lines"), ("ssh", "parsed")] {
+    for (path, why) in [
+        ("switch", "101"),
+        ("many", "100 header lines"),
+        ("coded", "Transfer-Encoding"),
+        ("ssh", "parsed"),
+    ] {
         let answer = whole(&app, &format!("GET /services/data/v60.0/{path} HTTP/1.1")).await;
         assert!(answer.starts_with("HTTP/1.1 502 "), "{path}: {answer}");
         assert!(
@@ -117,6 +123,26 @@ async fn a_dead_session_is_found_out_also_if_its_401_cannot_be_read() {
         401
     );
     assert_eq!(org.logins(), 2);
+    app.stop().await;
+}
+
+/// Promise 3: only the org's word ends a token, and an org in trouble has not said it.
+#[tokio::test]
+async fn a_401_that_cannot_be_read_ends_no_token_while_the_org_does_not_say_so() {
+    let org = RawOrg::start(|request| match request.target() {
+        "/services/apexrest/mine" => {
+            says("HTTP/1.1 401 Unauthorized\nContent-Encoding: br\nContent-Length: 4\n\n\x01\x02\x03\x04")
+        }
+        _ => says("HTTP/1.1 503 Service Unavailable\nContent-Length: 0\n\n"),
+    })
+    .await;
+    let app = Running::start(&org.url(), |_| {}).await;
+    for method in ["GET", "HEAD"] {
+        let line = format!("{method} /services/apexrest/mine HTTP/1.1");
+        let answer = whole(&app, &line).await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    }
+    assert_eq!(org.logins(), 1);
     app.stop().await;
 }
 

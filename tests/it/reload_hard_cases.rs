@@ -7,12 +7,13 @@ use sf_token_proxy::{
     demo::{Org, Settings, Summary},
     reload::Outcome,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
     data_cloud::{by_key, file, query},
     reload::{Changing, org, problem},
     site::soon,
-    support::{RawOrg, Trace, call, client::ask, connect},
+    support::{RawOrg, Trace, call, client::ask, connect, read_reply},
     tls, users,
 };
 
@@ -105,6 +106,29 @@ async fn a_listener_that_is_cut_in_two_has_two_limits() {
     let mut idle = connect(first).await;
     assert_eq!(ask(&mut idle, "GET /services/data/ HTTP/1.1").await.status, 200);
     assert_eq!(soon(plain(second)).await, 200);
+    this.app.stop().await;
+}
+
+/// Whoever is in the queue when limits change must not go on waiting for somebody of before, who may stay for hours.
+#[tokio::test]
+async fn a_caller_in_the_queue_is_served_when_the_limit_is_raised() {
+    let org = org().await;
+    let one = json!([{"address": A, "max_connections": 1}]);
+    let mut this = Changing::start_with(&org, |config| config["listeners"] = one).await;
+    let address = this.app.proxy;
+    let mut stays = connect(address).await;
+    assert_eq!(ask(&mut stays, "GET /services/data/ HTTP/1.1").await.status, 200);
+    let mut waits = connect(address).await;
+    waits
+        .write_all(b"GET /services/data/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let queued = tokio::time::timeout(std::time::Duration::from_millis(300), waits.read_u8()).await;
+    assert!(queued.is_err(), "there is one place");
+    let more = json!([{"address": A, "max_connections": 10}]);
+    assert_eq!(this.change(|config| config["listeners"] = more).await, Outcome::Taken);
+    assert_eq!(soon(read_reply(&mut waits, false)).await.unwrap().status, 200);
+    assert_eq!(soon(plain(address)).await, 200);
     this.app.stop().await;
 }
 

@@ -92,9 +92,13 @@ and no permission beside; …/limits would want View Setup. Where all listeners 
 {{- range $listener := (.Values.sfTokenProxy.config | default dict).listeners | default (list dict) -}}
 {{- $users := $listener.users | default dict -}}
 {{- if not (or $url $listener.tls $users.required) -}}
-{{- $address := $listener.address | default "localhost:8080" -}}
+{{- if $listener.address -}}
+{{- $address := $listener.address -}}
 {{- if kindIs "slice" $address -}}{{- $address = first $address -}}{{- end -}}
 {{- $url = printf "http://localhost:%s/services/data/v60.0/" (regexFind "[0-9]+$" $address) -}}
+{{- else -}}
+{{- $url = printf "%s/services/data/v60.0/" (include "sf-token-proxy.url" $) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if $url -}}

@@ -307,4 +307,6 @@ def test_the_address_with_an_existing_config_map_is_the_usual_one(helm):
     docs = helm.render(consumer(), proxy(config=None, existingConfigMap="c"))
     assert named(named(pod_spec(one(docs, "Deployment"))["containers"], "app")["env"], "SALESFORCE_URL")["value"] == "http://localhost:8080"
     assert ours(pod_spec(one(docs, "Deployment")))
-    assert "`existingConfigMap` the chart knows nothing: it then is always\n  `http://localhost:8080`" in WITH_HELM
+    assert "`existingConfigMap` the chart knows nothing: it then is\n  `http://localhost:8080`, or what `SFPROXY_LISTEN` in `extraEnv` says" in WITH_HELM
+    docs = helm.render(consumer(), proxy(config=None, existingConfigMap="c", extraEnv=[{"name": "SFPROXY_LISTEN", "value": "localhost:7777"}]))
+    assert named(named(pod_spec(one(docs, "Deployment"))["containers"], "app")["env"], "SALESFORCE_URL")["value"] == "http://localhost:7777"

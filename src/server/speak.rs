@@ -188,8 +188,8 @@ impl<B> Future for Answering<B> {
 }
 
 /// Polls a connection to its end. On drain it ends after the calls in flight; on force at once. Its own errors (reset, bad
-/// request line) concern its caller alone, who has been told. And a connection on which no call began for `idle_timeout` takes no more (hyper has a timer for HTTP/1.1
-/// alone). Calls in flight finish; without any there is nothing to wait for.
+/// request line) concern its caller alone, who has been told. One on which no call began for `idle_timeout` takes no more (hyper has
+/// a timer for HTTP/1.1 alone): calls in flight finish; without any there is nothing to wait for.
 async fn drive_until_idle<C: Future>(
     connection: C,
     goodbye: impl FnOnce(Pin<&mut C>),

@@ -143,12 +143,14 @@ impl Locked {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "store {}: damaged ({what}); move the file away; if the grant has a refresh token, run sf-token-proxy login then",
+        "store {}: damaged ({what}); move the file away; if the grant has a refresh token, run sf-token-proxy login \
+         then",
         .file.display()
     )]
     Damaged { file: PathBuf, what: &'static str },
     #[error(
-        "store {}: written for another org, client or user, or damaged; move the file away; if the grant has a refresh token, run sf-token-proxy login then",
+        "store {}: written for another org, client or user, or damaged; move the file away; if the grant has a refresh \
+         token, run sf-token-proxy login then",
         .file.display()
     )]
     Foreign { file: PathBuf },

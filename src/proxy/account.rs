@@ -113,8 +113,9 @@ impl Account {
         }
     }
 
-    /// A 401 to `HEAD` does not tell which it is (SF §4.1), nor does one that cannot be read or gRPC's status alone; and a token in JWT format is none to SOAP and Bulk API 1.0 however
-    /// alive it is (SF §3.6, §10); one that the org takes elsewhere is not withdrawn for it.
+    /// A 401 to `HEAD` does not tell which it is (SF §4.1), nor does one that cannot be read, or gRPC's status alone; and a token in
+    /// JWT format is none to SOAP and Bulk API 1.0 however alive it is (SF §3.6, §10). One that the org takes elsewhere is not withdrawn
+    /// for it.
     pub async fn only_this_resource(&self, upstream: &Upstream, refused: &Token, reason: &str) -> bool {
         match reason {
             // Only who is told that it is dead has a dead token. Where there is nobody to ask, the refusal counts.
@@ -143,14 +144,17 @@ impl Account {
 
     /// Whether the org takes this token: by its own word now, or by what was seen lately.
     pub async fn is_alive(&self, upstream: &Upstream, token: &Token) -> bool {
+        self.seen_lately(token) || self.ask(upstream, token).await == Finding::Alive
+    }
+
+    fn seen_lately(&self, token: &Token) -> bool {
         let seen = self.tokens.seen_working(token.generation);
-        seen.is_some_and(|ago| ago < SURE_FOR) || self.ask(upstream, token).await == Finding::Alive
+        seen.is_some_and(|ago| ago < SURE_FOR)
     }
 
     /// A token that was seen working lately, for a call that cannot be repeated.
     pub async fn works(&self, upstream: &Upstream, token: &Token) -> bool {
-        let seen = self.tokens.seen_working(token.generation);
-        if seen.is_some_and(|ago| ago < SURE_FOR) {
+        if self.seen_lately(token) {
             return true;
         }
         match self.ask(upstream, token).await {

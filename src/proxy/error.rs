@@ -369,3 +369,22 @@ pub fn not_repeated_status(status: StatusCode, why: &str) -> HeaderValue {
     ))
     .unwrap_or_else(|_| HeaderValue::from_static(PROXY_NAME))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OrgName;
+
+    #[test]
+    fn who_comes_back_when_told_does_not_come_before_the_next_try() {
+        for (millis, told) in [(0, "1"), (400, "1"), (4_000, "4"), (4_001, "5"), (59_900, "60")] {
+            let error = CallError::Token(TokenError {
+                org: OrgName::new("main"),
+                reason: "outage",
+                message: String::new(),
+                retry_after: Duration::from_millis(millis),
+            });
+            assert_eq!(error.response(None).headers()[header::RETRY_AFTER], told, "{millis}");
+        }
+    }
+}

@@ -321,6 +321,12 @@ mod tests {
         assert_eq!(with("sec-fetch-site", "cross-site"), Err(Refusal::CrossSite));
         assert_eq!(with("sec-fetch-site", "same-site"), Err(Refusal::CrossSite));
         assert_eq!(with("sec-fetch-site", "none"), Ok(Surface::Rest));
+        let two = [
+            ("host", "localhost"),
+            ("sec-fetch-site", "none"),
+            ("sec-fetch-site", "cross-site"),
+        ];
+        assert_eq!(judge("/services/data", &two), Err(Refusal::CrossSite));
         assert_eq!(with("sec-fetch-mode", "cors"), Ok(Surface::Rest));
     }
 

@@ -48,6 +48,7 @@ use super::{
 use crate::{
     cache::Cache,
     local_login::{self, Login},
+    server,
     token::Token,
 };
 
@@ -101,9 +102,6 @@ struct Call {
     handshake: bool,
 }
 
-/// An answer on its way.
-type Answering = Pin<Box<dyn Future<Output = Response<OutgoingBody>> + Send>>;
-
 /// The org's answer or one of our own.
 enum Reply {
     Org(Response<Box<InBody>>),
@@ -113,7 +111,7 @@ enum Reply {
 impl Door {
     /// Answers one call; every failure is an answer. What needs no waiting is done before the future is made, so that it
     /// holds as little as possible: its size is paid for with each call.
-    pub fn handle(self: &Arc<Self>, request: Request<Incoming>) -> Answering {
+    pub fn handle(self: &Arc<Self>, request: Request<Incoming>) -> server::Answer<OutgoingBody> {
         let mut record = Record::start(&self.proxy.calls, request.method());
         let mut call = match self.prepare(request, &mut record) {
             Ok(call) => call,

@@ -1,7 +1,7 @@
 //! How long to wait after a failed login.
 //!
 //! Owns: how often the login failed in a row, by class; pure, chance is passed in.
-//! Invariants: the pause never falls while failures of one kind go on; nothing is given up for good (keys get fixed).
+//! Invariants: the pause never falls, but for its spread, while failures of one kind go on; nothing is given up for good (keys get fixed).
 //! Units: `Duration`.
 //! Fails with: nothing.
 //! Source: design §5; SF §2 (failed logins in numbers get the address blocked: slow down, but heal within two minutes).
